@@ -1,0 +1,77 @@
+"""What counts as equal: text exactly, numbers to the precision printed, pictures to half a pixel."""
+
+import base64
+import difflib
+import doctest
+import io
+import re
+from xml.etree import ElementTree
+
+import numpy
+from _pytest.doctest import _get_checker, _get_number_flag
+from PIL import Image
+
+NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+HALF_A_PIXEL = 0.375  # in points: a CSS pixel is 0.75
+GRAY_LEVELS = 2  # of 255, on average over an embedded image
+
+
+def text(want: str, got: str, ellipsis: bool = False) -> str | None:
+    """How `got` differs from `want`, as a diff; None if it does not. Decimals of `want` set the precision."""
+    flags = _get_number_flag() | doctest.DONT_ACCEPT_BLANKLINE | (doctest.ELLIPSIS if ellipsis else 0)
+    if _get_checker().check_output(want, got, flags):
+        return None
+    diff = difflib.ndiff(want.splitlines(), got.splitlines())
+    return "\n".join(f"    {line}" for line in diff if not line.startswith("?"))
+
+
+def figure(want: str, got: str) -> str | None:
+    """How one SVG differs visibly from another; None if it does not."""
+    try:
+        wanted = list(_drawing(want))
+    except ElementTree.ParseError as error:
+        return f"the committed file is not SVG: {error}"
+    drawn = list(_drawing(got))
+    for (name, old), (_, new) in zip(wanted, drawn, strict=False):
+        if old != new and (problem := _attribute(name, old, new)):
+            return problem
+    if len(wanted) != len(drawn):
+        return f"{len(wanted)} attributes and texts were committed, {len(drawn)} were drawn"
+    return None
+
+
+def _drawing(svg: str):
+    """(where, value) for each tag, attribute and text; ids are numbered in order of appearance."""
+    ids: dict[str, str] = {}
+    for element in ElementTree.fromstring(svg).iter():
+        tag = element.tag.rpartition("}")[2]
+        yield tag, tag
+        for name, value in sorted(element.attrib.items()):
+            name = name.rpartition("}")[2]
+            if not value.startswith("data:"):
+                value = re.sub(r"(?<=#)[mpc][0-9a-f]{10}|^[mpc][0-9a-f]{10}$",
+                               lambda m: ids.setdefault(m[0], f"id{len(ids)}"), value)
+            yield f"<{tag} {name}>", value
+        yield f"<{tag}>", (element.text or "").strip()
+
+
+def _attribute(name: str, old: str, new: str) -> str | None:
+    if old.startswith("data:image") and new.startswith("data:image"):
+        before, after = _pixels(old), _pixels(new)
+        if before.shape != after.shape or abs(before - after).mean() > GRAY_LEVELS:
+            return "an embedded image differs"
+        return None
+    texts = name.startswith("<text") and "font" not in old and not name.endswith((" x>", " y>", " transform>"))
+    before, after = (NUMBER.findall(value) for value in (old, new))
+    same_words = NUMBER.sub("0", old) == NUMBER.sub("0", new)
+    if texts or not same_words or "#" in old or len(before) != len(after):
+        return f"{name} was {old[:80]!r}, is {new[:80]!r}"
+    for a, b in zip(before, after, strict=True):
+        if abs(float(a) - float(b)) > HALF_A_PIXEL:
+            return f"{name} was {a}, is {b}"
+    return None
+
+
+def _pixels(uri: str) -> numpy.ndarray:
+    data = base64.b64decode(uri.partition("base64,")[2])
+    return numpy.asarray(Image.open(io.BytesIO(data)).convert("RGBA"), dtype=float)
