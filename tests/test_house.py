@@ -1,0 +1,120 @@
+"""The house is in order: every topic has its three files, every record holds, every file has its place."""
+
+import hashlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.page_runner import record
+from website import pages
+
+ROOT = pages.ROOT
+PAGES = pages.all_pages()
+TOPICS = [path for path in PAGES if path.parent != ROOT / "docs"]  # the home page is no topic
+MODULES = [path for path in sorted((ROOT / "snippets").rglob("*.py")) if path.name != "__init__.py"]
+FENCES_NOT_EXECUTED = 0
+
+
+def twins(page: Path) -> list[Path]:
+    """The module and the test of a page."""
+    topic = page.relative_to(ROOT / "docs").with_suffix("")
+    name = topic.name.replace("-", "_")
+    return [ROOT / "snippets" / topic.parent / f"{name}.py", ROOT / "tests" / topic.parent / f"test_{name}.py"]
+
+
+@pytest.mark.parametrize("page", TOPICS, ids=lambda p: p.stem)
+def test_a_page_has_a_module_and_a_test(page):
+    assert [str(path) for path in twins(page) if not path.is_file()] == []
+
+
+def test_a_module_belongs_to_a_page():
+    assert set(MODULES) == {twins(page)[0] for page in TOPICS}
+
+
+def test_every_section_is_shown():
+    assert pages.unused_sections() == []
+
+
+def test_no_fence_is_passed_over():
+    """A count made without the parser: every line of a page that opens a code block, against what it executes."""
+    missed = 0
+    for path in PAGES:
+        if path.suffix == ".md":
+            lines = [line.lstrip("> \t") for line in pages.load(path).source.split("\n")]
+            marks = sum(line.startswith(("```", "~~~")) for line in lines)
+            outputs = sum(len(fence.outputs) for fence in pages.load(path).fences)
+            missed += marks - 2 * (len(pages.load(path).fences) + outputs)
+    assert missed == FENCES_NOT_EXECUTED
+
+
+def test_the_records_hold():
+    assert record.problems(ROOT) == []
+
+
+def test_no_figure_is_left_over():
+    shown = {f"{p.stem}-{scheme}.svg" for path in PAGES for f in pages.load(path).fences for p in f.figures
+             if p.svg is None for scheme in ("light", "dark")}
+    committed = {str(f.relative_to(ROOT / "docs")) for f in (ROOT / "docs").rglob("*-*.svg")}
+    assert committed == shown
+
+
+def test_figures_are_small():
+    large = {f.name: f.stat().st_size for f in (ROOT / "docs").rglob("*.svg") if f.stat().st_size > 60_000}
+    assert large == {}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_page_code_fits_the_page(page):
+    wide = [str(where) for fence in pages.load(page).fences
+            for line, where in zip(fence.code.split("\n"), fence.origins, strict=False) if len(line) > 79]
+    assert wide == []
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda p: p.stem)
+def test_a_module_has_a_docstring_and_a_readable_length(module):
+    text = module.read_text(encoding="utf-8")
+    assert text.startswith('"""')
+    assert 30 <= len(text.splitlines()) <= 160
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda p: p.stem)
+def test_a_module_runs_as_a_script(module, tmp_path):
+    from tests.page_runner.session import SANDBOX, environment, folder_with_data
+
+    folder = folder_with_data(ROOT)
+    figures = tmp_path / "figures"
+    figures.mkdir()
+    name = ".".join(module.relative_to(ROOT).with_suffix("").parts)
+    done = subprocess.run(
+        [sys.executable, "-m", name], cwd=folder, capture_output=True, text=True, timeout=300,
+        env=environment(PYTHONPATH=f"{SANDBOX}:{ROOT}", PAGE_FIGURES=str(figures), TMPDIR=str(tmp_path)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_mnist_is_what_torchvision_expects():
+    from torchvision.datasets import MNIST
+
+    assert len(MNIST.resources) == 4
+    for name, md5 in MNIST.resources:
+        assert hashlib.md5((ROOT / "data/MNIST/raw" / name).read_bytes()).hexdigest() == md5
+
+
+def test_the_readme_names_commands_that_exist():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z-]+)", readme))
+    assert {"serve", "test"} <= named <= targets
+    assert "make test" in (ROOT / ".ci/run").read_text(encoding="utf-8")
+
+
+def test_pins_are_exact():
+    lines = [line.split("#")[0].strip() for name in ("requirements.txt", "docs/requirements.txt")
+             for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
+    assert [line for line in lines if line and "==" not in line] == ["-r docs/requirements.txt"]
+    site = (ROOT / "docs/requirements.txt").read_text(encoding="utf-8")
+    assert not re.search(r"^(torch|matplotlib|numpy)", site, re.MULTILINE)
