@@ -176,7 +176,7 @@ def _expand(path: Path, root: Path) -> tuple[list[str], list[Where], set[str]]:
         extensions=["pymdownx.snippets"], extension_configs={"pymdownx.snippets": snippet_options(root)}
     )
     expand = md.preprocessors["snippet"].run
-    source = path.read_text(encoding="utf-8").split("\n")
+    source = path.read_text(encoding="utf-8-sig").split("\n")
     lines, origins, included = [], [], set()
     for number, line in enumerate(source, 1):
         here = Where(shown, number)

@@ -56,6 +56,14 @@ def test_fences_run_at_any_indentation_and_with_more_ticks(project):
     project.run().assert_outcomes(passed=3)
 
 
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_files_of_other_editors_are_read_alike(project, mark, line_end):
+    text = f"{mark}```python\nprint(1)\n```\n\n<!--pytest-codeblocks:expected-output-->\n```text\n1\n```\n"
+    project.write("docs/t.md", "").write_bytes(text.replace("\n", line_end).encode())
+    project.run().assert_outcomes(passed=1)
+
+
 def test_ids_are_headings_not_line_numbers(project):
     project.page("x = 1", "# Train the model", "x = 2", "x = 3", "## Look", "x = 4")
     ids = [fence.id for fence in pages.load(project.root / "docs/part/topic.md").fences]
