@@ -3,7 +3,7 @@ drawing in other colors."""
 
 import re
 
-# Light color of tests/page_runner/sandbox/matplotlibrc -> its twin on a dark page. All reach 3:1 on their page, text 7:1.
+# Light color of tests/page_runner/sandbox/matplotlibrc -> its twin on a dark page.
 DARK = {
     "#1f2933": "#e8ebef",  # text
     "#52606d": "#aab4c0",  # axes and ticks

@@ -211,7 +211,7 @@ class Outcome:
     def pytest_terminal_summary(self, terminalreporter) -> None:
         for path in getattr(self, "written", []):
             terminalreporter.write_line(f"recorded {path}")
-        fences = sum(r.when == "call" and ".md::" in r.nodeid or ".ipynb::" in r.nodeid
+        fences = sum(r.when == "call" and (".md::" in r.nodeid or ".ipynb::" in r.nodeid)
                      for r in terminalreporter.stats.get("passed", []))
         for report in terminalreporter.stats.get("not run", []):
             terminalreporter.write_line(f"NOT RUN {report.nodeid}: {report.longrepr[2]}")

@@ -52,7 +52,7 @@ def _markdown(page: pages.Page, results: dict[str, Result], kind: str) -> None:
         if want and got.strip() and not compare.text(want.text, got, ellipsis=bool(fence.raises)):
             continue
         if want and kind != "cpu" and "" in fence.outputs:  # this device differs: one output for each
-            both = _tab("CPU", want.text, want.indent) + [""] + _tab(kind.upper(), got, want.indent)
+            both = [*_tab("CPU", want.text, want.indent), "", *_tab(kind.upper(), got, want.indent)]
             lines[want.first - 1 : want.last] = both
         elif want:
             lines[want.first - 1 : want.last] = _block(got, want.indent) if got.strip() else []

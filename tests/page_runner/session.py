@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,7 +80,7 @@ class Session:
     def start(self) -> None:
         program = "".join(fence.code for fence in self.page.fences)
         arguments = [str(self.folder / "page.py"), str(self.state / "stdout"), str(self.state / "stderr")]
-        self.log = open(self.state / "log", "w+b")  # what Python says before the first fence, or when it dies
+        self.log = (self.state / "log").open("w+b")  # what Python says before the first fence, or when it dies
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "child.py"), *arguments, "torch" if "torch" in program else "-"],
             cwd=self.folder, env=self.variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
@@ -123,11 +124,9 @@ class Session:
         seen = set(self.figures.iterdir())
         places = [(where.path, where.line) for where in fence.origins]
         request = json.dumps({"code": fence.code, "places": places}) + "\n"
-        try:
+        with suppress(BrokenPipeError):  # answer() says how the process ended
             self.process.stdin.write(request.encode())
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # answer() says how the process ended
         reply = self.answer()
         drawn = sorted(set(self.figures.iterdir()) - seen)
         return Result(
@@ -160,19 +159,15 @@ class Session:
     def kill(self) -> None:
         """End the process and every process that it started."""
         if self.process:
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             self.process.wait()
 
     def close(self) -> None:
         self.kill()
         if self.process:
             for stream in (self.process.stdin, self.process.stdout, self.log):
-                try:
+                with suppress(BrokenPipeError):
                     stream.close()
-                except BrokenPipeError:
-                    pass
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.rmtree(self.state, ignore_errors=True)
