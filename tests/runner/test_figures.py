@@ -115,9 +115,10 @@ def test_an_image_needs_a_fence_before_it(project):
     project.fails("docs/part/topic.md:1: a figure without a fence that draws it", errors=1)
 
 
-def picture(value: int) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(numpy.full((4, 4), value, dtype=numpy.uint8)).save(buffer, format="PNG")
+def picture(value: int, corner: int | None = None) -> str:
+    buffer, pixels = io.BytesIO(), numpy.full((28, 28), value, dtype=numpy.uint8)
+    pixels[0, 0] = value if corner is None else corner
+    Image.fromarray(pixels).save(buffer, format="PNG")
     uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
     return f'<svg xmlns="http://www.w3.org/2000/svg"><image href="{uri}"/></svg>'
 
@@ -125,6 +126,7 @@ def picture(value: int) -> str:
 def test_embedded_images_are_compared_as_pixels():
     assert compare.figure(picture(100), picture(101)) is None
     assert compare.figure(picture(100), picture(110)) == "an embedded image differs"
+    assert compare.figure(picture(100), picture(100, corner=120)) == "an embedded image differs"
 
 
 def test_ids_of_the_generator_do_not_matter_but_what_they_refer_to_does():
