@@ -1,0 +1,52 @@
+/* Comforts that style sheets cannot give. Nothing is hidden from readers without JavaScript. */
+
+const drawer = document.getElementById("__drawer")
+const behind = () => document.querySelectorAll("#__drawer ~ *, .md-logo, .md-content, .md-sidebar--secondary, .md-footer")
+const options = [...document.querySelectorAll(".md-option")]
+
+// The menu opens with Enter as well, closes with Escape, and keeps the focus while it is open.
+drawer.addEventListener("keydown", ({ key }) => key === "Enter" && drawer.click())
+drawer.addEventListener("change", () => behind().forEach((part) => (part.inert = drawer.checked)))
+addEventListener("keydown", ({ key }) => {
+  if (key === "Escape" && drawer.checked) {
+    drawer.click()
+    drawer.focus()
+  }
+})
+
+// The color schemes are radio buttons, of which the chosen one is seen: a click, Space or Enter goes on to the next.
+for (const [i, option] of options.entries()) {
+  const next = () => options[(i + 1) % options.length].click()
+  option.addEventListener("pointerup", next)
+  option.addEventListener("keydown", (event) => {
+    if (event.key === " " || event.key === "Enter") {
+      event.preventDefault()
+      next()
+      document.querySelector(".md-option:checked").focus()
+    }
+  })
+}
+
+// Formulas that fit need no scrolling, so the keyboard passes them by.
+const fitting = new ResizeObserver((entries) => {
+  for (const { target } of entries) {
+    const formula = target.parentElement
+    if (formula.scrollWidth > formula.clientWidth) formula.tabIndex = 0
+    else formula.removeAttribute("tabindex")
+  }
+})
+
+// Material puts the buttons of each code block into a <nav>: a dozen nameless landmarks a page.
+const quiet = () => document.querySelectorAll(".md-code__nav").forEach((nav) => (nav.role = "none"))
+const quieting = new MutationObserver(quiet)
+
+// Material calls this for the first page and for each page that it loads in place.
+document$.subscribe(() => {
+  behind().forEach((part) => (part.inert = false))
+  const scheme = document.querySelector(".md-option:has(+ label:not([hidden]))")
+  if (scheme) scheme.checked = true // Material shows its label, and leaves the keyboard at the first one
+  fitting.disconnect()
+  for (const formula of document.querySelectorAll(".katex-display")) fitting.observe(formula)
+  quieting.observe(document.querySelector("article"), { childList: true, subtree: true })
+  quiet()
+})

@@ -1,0 +1,64 @@
+"""A page's Markdown as the site shows it: outputs joined to their code, failures labeled, figures in two schemes."""
+
+import re
+from pathlib import PurePosixPath
+
+from website import figures, pages
+from website.pages import COMMENT, FENCE, FIGURE, RAISES, Page
+
+OUTPUT = '{ .text .output .no-copy title="Output" }'
+PLAIN = re.compile(r'<span class="(?:n|nn|o|p|w)">([^<]*)</span>')  # tokens that the style sheet leaves as they are
+FAILS = '{{ .python .fails title="This fails: {}" }}'
+
+
+def markup(source: str, page: Page) -> str:
+    """Markdown for MkDocs from a page's source, its includes expanded.
+
+    Raises:
+        OSError: a figure was not drawn yet.
+        ValueError: a figure is no SVG with a size.
+    """
+    drawings = {figure.stem: figure.svg for fence in page.fences for figure in fence.figures}
+    shown, ticks, raises = [], "", None
+    for line in source.split("\n"):
+        fence = FENCE.fullmatch(line)
+        if ticks:  # inside a fence: nothing changes up to its end
+            if fence and fence["ticks"].startswith(ticks) and not fence["info"].strip():
+                ticks = ""
+            shown.append(line)
+        elif fence:
+            ticks, info = fence["ticks"], fence["info"]
+            if info == "text":
+                info = OUTPUT
+            elif raises:
+                info = FAILS.format(raises)
+            raises = None
+            shown.append(f"{fence['indent']}{ticks}{info}")
+        elif comment := COMMENT.fullmatch(line):
+            if expected := RAISES.fullmatch(comment["text"]):
+                raises = expected["name"]
+        elif figure := FIGURE.fullmatch(line):
+            stem = (PurePosixPath(page.name).parent / figure["url"].removesuffix("-light.svg")).as_posix()
+            svg = drawings[stem] or (pages.root_of(page.path) / "docs" / f"{stem}-light.svg").read_text(encoding="utf-8")
+            shown.append(line[: line.index("!")] + _pair(figure["alt"], figure["url"], *figures.size(svg)))
+        else:
+            shown.append(line)
+    return "\n".join(shown)
+
+
+def _pair(alt: str, light: str, width: int, height: int) -> str:
+    """Both drawings of a figure; Material shows the one whose address names the scheme."""
+    dark = light.removesuffix("-light.svg") + "-dark.svg"
+    attributes = f'{{ .figure width="{width}" height="{height}" loading="lazy" decoding="async" }}'
+    return "".join(f"![{alt}]({url}#only-{scheme}){attributes}" for scheme, url in (("light", light), ("dark", dark)))
+
+
+def below_title(markdown: str, block: str) -> str:
+    """The Markdown with a block below its first heading."""
+    return re.sub(r"^# .*$", lambda title: f"{title[0]}\n\n{block}", markdown, count=1, flags=re.MULTILINE)
+
+
+def compact(html: str) -> str:
+    """The HTML without what the highlighter marks to no effect, a third of it; search does not index "Output"."""
+    label = '<span class="filename">Output</span>'
+    return PLAIN.sub(r"\1", html).replace(label, label.replace(">", " data-search-exclude>", 1))

@@ -1,0 +1,104 @@
+"""What MkDocs does beside its usual work: show pages as programs that ran, and repair what the theme lacks.
+
+Each event says what it is for; the work is done in the modules beside this one.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+import nbformat
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:  # `python -m mkdocs` can import from here, plain `mkdocs` cannot
+    sys.path.insert(0, str(ROOT))
+
+from website import access, display, downloads, figures, katex, notebook, pages, provenance  # noqa: E402
+
+MODULES = [figures, pages, katex, access, display, notebook, downloads, provenance]  # in the order of their imports
+NUMBERS = "<!-- numbers -->"  # stands on the first page where its numbers go
+
+loaded: dict[str, pages.Page] = {}  # the pages of this build, by their file below docs/
+runs: list[provenance.Run] = []
+
+
+def on_config(config):
+    """Render formulas; `mkdocs serve` builds again in the same process, so take in modules that were edited."""
+    if loaded:
+        for module in MODULES:
+            importlib.reload(module)
+    config.markdown_extensions.append(katex.__name__)
+
+
+def on_files(files, config):
+    """Read every page once, and add its downloads and a notebook's figures to the site, so that links are checked."""
+    loaded.clear()
+    runs[:] = provenance.runs(ROOT)
+    for file in list(files.documentation_pages()):
+        try:
+            page = loaded[file.src_uri] = pages.load(Path(config.docs_dir, file.src_uri))
+            generated = _generated(page, config.site_url or "")
+        except (pages.PageError, OSError, ValueError) as error:
+            raise PluginError(str(error)) from error
+        for path, content in generated.items():
+            files.append(File.generated(config, path, content=content))
+    files.remove(files.get_file_from_path("assets/katex/katex.min.js"))  # for this build only, not for readers
+
+
+def _generated(page: pages.Page, site_url: str) -> dict[str, str]:
+    """Files of the site that are made from a page: by path below its root, their content."""
+    if not page.fences:
+        return {}
+    content = {
+        downloads.address(page, "py"): downloads.script(page, site_url),
+        downloads.address(page, "ipynb"): nbformat.writes(downloads.notebook(page, site_url)) + "\n",
+    }
+    for fence in page.fences:
+        for figure in fence.figures:
+            if figure.svg is not None:
+                content[f"{figure.stem}-light.svg"] = figure.svg
+                content[f"{figure.stem}-dark.svg"] = figures.dark(figure.svg)
+    return content
+
+
+def on_pre_page(page, config, files):
+    """Let MkDocs render notebooks as it renders the other pages (see website/notebook.py)."""
+    vars(page).pop("render", None)
+
+
+def on_page_read_source(page, config):
+    """The very program that ran: includes expanded by the code that the page runner uses."""
+    source = loaded[page.file.src_uri]
+    return notebook.source(source) if source.path.suffix == ".ipynb" else source.source
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Outputs, figures, downloads, and when and where the page ran."""
+    source = loaded[page.file.src_uri]
+    try:
+        markdown = display.markup(markdown, source)
+    except (OSError, ValueError) as error:
+        raise PluginError(f"{page.file.src_path}: {error}") from error
+    markdown = markdown.replace(NUMBERS, provenance.site_block(list(loaded.values()), runs))
+    if not source.fences:
+        return markdown
+    if not page.is_homepage:
+        markdown = display.below_title(markdown, downloads.links(source))
+    return f"{markdown}\n\n{provenance.page_block(source, runs)}\n"
+
+
+def on_page_content(html, page, config, files):
+    """Send less."""
+    return display.compact(html)
+
+
+def on_post_page(output, page, config):
+    """Repair what keeps readers with a keyboard or a screen reader out."""
+    return access.repair(output)
+
+
+def on_post_template(output_content, template_name, config):
+    """The same for the page that is shown for a wrong address."""
+    return access.repair(output_content) if template_name.endswith(".html") else output_content
