@@ -90,7 +90,7 @@ def accuracy(scores: Tensor, labels: Tensor) -> float:
     """Share of rows whose largest score is at the right class."""
     check(scores, labels)
     right = scores.argmax(dim=1) == labels
-    return right.double().mean().item()
+    return right.float().mean().item()
 # --8<-- [end:nll]
 
 

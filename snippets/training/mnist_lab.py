@@ -38,7 +38,7 @@ def predict(images: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
 def accuracy(images, labels, weights, bias) -> float:
     """Share of the images whose most probable class is the label."""
     answers = predict(images, weights, bias).argmax(dim=1)
-    return (answers == labels).double().mean().item()
+    return (answers == labels).float().mean().item()
 # --8<-- [end:predict]
 
 
