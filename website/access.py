@@ -22,7 +22,7 @@ def repair(html: str) -> str:
     The menu of small screens opens with a hidden checkbox and its label, which no key reaches: the
     checkbox itself takes the place of the label and is drawn as the button, so it works without a script.
     """
-    if switch := SWITCH.search(html):
+    if (switch := SWITCH.search(html)) and BUTTON.search(html):
         button = switch[0].strip().replace('id="__drawer"', 'id="__drawer" aria-label="Menu"')
         html = BUTTON.sub(button, html.replace(switch[0], "", 1), count=1)
     for old, new in CHANGES.items():

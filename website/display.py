@@ -4,10 +4,12 @@ import re
 from pathlib import PurePosixPath
 
 from website import figures, pages
-from website.pages import COMMENT, FENCE, FIGURE, RAISES, Page
+from website.pages import COMMENT, FENCE, FIGURE, RAISES, SHORTEST_ALT, Page
 
 OUTPUT = '{ .text .output .no-copy title="Output" }'
 PLAIN = re.compile(r'<span class="(?:n|nn|o|p|w)">([^<]*)</span>')  # tokens that the style sheet leaves as they are
+IMAGE = re.compile(r"<img\b[^>]*>")
+SAID = re.compile(rf'\balt="[^"]{{{SHORTEST_ALT},}}"')
 FAILS = '{{ .python .fails title="This fails: {}" }}'
 
 
@@ -18,6 +20,7 @@ def markup(source: str, page: Page) -> str:
         OSError: a figure was not drawn yet.
         ValueError: a figure is no SVG with a size.
     """
+    docs = pages.root_of(page.path) / "docs"
     drawings = {figure.stem: figure.svg for fence in page.fences for figure in fence.figures}
     shown, ticks, raises = [], "", None
     for line in source.split("\n"):
@@ -39,7 +42,7 @@ def markup(source: str, page: Page) -> str:
                 raises = expected["name"]
         elif figure := FIGURE.fullmatch(line):
             stem = (PurePosixPath(page.name).parent / figure["url"].removesuffix("-light.svg")).as_posix()
-            svg = drawings[stem] or (pages.root_of(page.path) / "docs" / f"{stem}-light.svg").read_text(encoding="utf-8")
+            svg = drawings[stem] or (docs / f"{stem}-light.svg").read_text(encoding="utf-8")
             shown.append(line[: line.index("!")] + _pair(figure["alt"], figure["url"], *figures.size(svg)))
         else:
             shown.append(line)
@@ -56,6 +59,11 @@ def _pair(alt: str, light: str, width: int, height: int) -> str:
 def below_title(markdown: str, block: str) -> str:
     """The Markdown with a block below its first heading."""
     return re.sub(r"^# .*$", lambda title: f"{title[0]}\n\n{block}", markdown, count=1, flags=re.MULTILINE)
+
+
+def unsaid(html: str) -> list[str]:
+    """The images of a page whose alt text is missing or too short to say what is seen."""
+    return [image for image in IMAGE.findall(html) if not SAID.search(image)]
 
 
 def compact(html: str) -> str:

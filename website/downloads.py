@@ -26,15 +26,13 @@ LINK = re.compile(r"\]\((?![a-z]+:|#)(?P<path>[^)#\s]+)(?P<fragment>#[^)\s]*)?\)
 def notebook(page: Page, site_url: str = "") -> nbformat.NotebookNode:
     """The page as a notebook that holds the committed outputs and figures.
 
-    With `site_url`, it says where it is from, and its links lead there.
+    With `site_url`, its links lead there.
     """
     book = nbformat.read(page.path, as_version=4) if page.path.suffix == ".ipynb" else _notebook(page)
     if site_url:
         for cell in book.cells:
             if cell.cell_type == "markdown":
                 cell.source = LINK.sub(lambda match: _absolute(match, page, site_url), cell.source)
-        title, _, rest = book.cells[0].source.partition("\n")
-        book.cells[0].source = f"{title}\n\nFrom <{urljoin(site_url, page.name)}.html>.\n{rest}".strip()
     return book
 
 
@@ -51,7 +49,8 @@ def script(page: Page, site_url: str = "") -> str:
             cell.source = _caught(cell.source, raises[cell.source])
         cell.metadata.clear()
     book.metadata = {"jupytext": {"notebook_metadata_filter": "-all"}}
-    return jupytext.writes(book, fmt="py:percent")
+    origin = f"# {urljoin(site_url, page.name)}.html\n\n" if site_url else ""
+    return origin + jupytext.writes(book, fmt="py:percent")
 
 
 def address(page: Page, suffix: str) -> str:
@@ -154,6 +153,7 @@ def _caught(code: str, error: str) -> str:
 def _absolute(link: re.Match, page: Page, site_url: str) -> str:
     """A link to another file of the site, wherever the downloaded file will be."""
     path = link["path"]
-    if (page.path.parent / path).is_file():
-        path = re.sub(r"\.(md|ipynb)$", ".html", path)
+    notebook_page = path.endswith(".ipynb") and (page.path.parent / path).is_file()
+    if path.endswith(".md") or notebook_page:
+        path = re.sub(r"\.\w+$", ".html", path)
     return f"]({urljoin(urljoin(site_url, page.name), path)}{link['fragment'] or ''})"

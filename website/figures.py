@@ -16,6 +16,7 @@ DARK = {
     "#6b5900": "#e0c84a",  # C5 olive
 }
 COLOR = re.compile(r"#[0-9a-fA-F]{6}\b")
+TAG = re.compile(r"<[^>]*>")
 LONG_DECIMAL = re.compile(r"(?<![\w/+])(-?\d+\.\d{3})\d+")
 GENERATOR = re.compile(r"<!--.*?-->\s*|<metadata>.*?</metadata>\s*|<\?xml.*?\?>\s*|<!DOCTYPE.*?>\s*", re.DOTALL)
 NO_ROTATION = re.compile(r' transform="rotate\(-?0 [^)]*\)"')
@@ -27,9 +28,9 @@ def dark(svg: str) -> str:
 
 
 def clean(svg: str) -> str:
-    """A figure without its generator's notes, in the reader's own font, to a thousandth of a point."""
+    """A figure without its generator's notes, in the reader's own font, drawn to a thousandth of a point."""
     svg = NO_ROTATION.sub("", GENERATOR.sub("", svg)).replace("'DejaVu Sans'", "system-ui, 'DejaVu Sans'")
-    return LONG_DECIMAL.sub(r"\1", svg).strip() + "\n"
+    return TAG.sub(lambda tag: LONG_DECIMAL.sub(r"\1", tag[0]), svg).strip() + "\n"
 
 
 def size(svg: str) -> tuple[int, int]:

@@ -75,23 +75,24 @@ def on_page_read_source(page, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Outputs, figures, downloads, and when and where the page ran."""
+    """Outputs, figures and downloads."""
     source = loaded[page.file.src_uri]
     try:
         markdown = display.markup(markdown, source)
     except (OSError, ValueError) as error:
         raise PluginError(f"{page.file.src_path}: {error}") from error
-    markdown = markdown.replace(NUMBERS, provenance.site_block(list(loaded.values()), runs))
-    if not source.fences:
-        return markdown
-    if not page.is_homepage:
-        markdown = display.below_title(markdown, downloads.links(source))
-    return f"{markdown}\n\n{provenance.page_block(source, runs)}\n"
+    offer = source.fences and not page.is_homepage  # which offers itself in its own words
+    return display.below_title(markdown, downloads.links(source)) if offer else markdown
 
 
 def on_page_content(html, page, config, files):
-    """Send less."""
-    return display.compact(html)
+    """When and where the page ran, or on the first page, how far all pages did; and less to send."""
+    if unsaid := display.unsaid(html):
+        rule = f"alt text says what is seen, in {pages.SHORTEST_ALT} characters or more"
+        raise PluginError(f"{page.file.src_path}: {rule}: {unsaid[0]}")
+    source = loaded[page.file.src_uri]
+    html = display.compact(html).replace(NUMBERS, provenance.site_block(list(loaded.values()), runs))
+    return html + provenance.page_block(source, runs) if source.fences else html
 
 
 def on_post_page(output, page, config):

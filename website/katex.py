@@ -1,8 +1,7 @@
 """Formulas become HTML and MathML when the site is built; the reader's browser runs no script for them.
 
 A Python-Markdown extension: it takes what `pymdownx.arithmatex` (generic) marks and renders it with the
-KaTeX of theme/assets/katex inside QuickJS. That folder is the release KaTeX 0.19.1, of which the style
-sheet keeps only the woff2 fonts.
+KaTeX of theme/assets/katex inside QuickJS.
 """
 
 import json

@@ -20,7 +20,8 @@ def source(page: Page) -> str:
             continue
         fence = fences[number]
         parts.append(f"```{fence.kind}\n{fence.code}```")
-        parts += [f"<!--{EXPECTED_OUTPUT}-->\n```text\n{output.text.rstrip()}\n```" for output in fence.outputs.values()]
+        for output in fence.outputs.values():
+            parts.append(f"<!--{EXPECTED_OUTPUT}-->\n```text\n{output.text.rstrip()}\n```")
         parts += [f"![{figure.alt}]({address(page, figure.stem)}-light.svg)" for figure in fence.figures]
     return "\n\n".join(parts) + "\n"
 

@@ -76,10 +76,8 @@ def site_block(pages: list[Page], known: list[Run]) -> str:
         names = {"fences": "examples executed", "outputs": "outputs checked", "figures": "figures compared"}
         date = max(run.pages[page.name]["date"] for page in current)
         numbers = "".join(f"<div><dt>{names[what]}</dt><dd>{counts[what]}</dd></div>" for what in names)
-        parts.append(
-            f"<dl>{numbers}</dl><p>{len(current)} of {sum(bool(p.fences) for p in pages)} pages, on {escape(run.device)}, "
-            f"{run.versions}, {day(date)}</p>"
-        )
+        share = f"{len(current)} of {sum(bool(page.fences) for page in pages)} pages"
+        parts.append(f"<dl>{numbers}</dl><p>{share}, on {escape(run.device)}, {run.versions}, {day(date)}</p>")
     for kind, name in (("cpu", "CPU"), ("cuda", "GPU")):
         if not any(run.kind == kind and any(map(run.current, pages)) for run in known):
             parts.append(f"<p>Not yet executed on a {name}.</p>")

@@ -136,6 +136,11 @@ def test_ids_of_the_generator_do_not_matter_but_what_they_refer_to_does():
     assert compare.figure(one, one.replace("<path id", '<path d="M 0 0" id'))
 
 
+def test_cleaning_shortens_coordinates_and_not_what_is_read():
+    svg = '<?xml version="1.0"?><!-- made by --><svg x="0.12345"><text y="-1.99999">p = 0.99987</text></svg>'
+    assert figures.clean(svg) == '<svg x="0.123"><text y="-1.999">p = 0.99987</text></svg>\n'
+
+
 def test_size_of_a_figure_is_in_pixels():
     assert figures.size('<svg width="460.8pt" height="259.2pt">') == (614, 346)
     with pytest.raises(ValueError, match="expected an <svg> with width and height in pt"):

@@ -89,6 +89,7 @@ def test_start_gives_leaves_on_the_device_that_collect_gradients():
         assert parameter.requires_grad
         assert parameter.device.type == DEVICE.type
     assert all(p.device.type == "cpu" for p in mnist.start(torch.Generator()))
+    assert all(p.device.type == "meta" for p in mnist.start(torch.Generator(), "meta"))
 
 
 # log_softmax

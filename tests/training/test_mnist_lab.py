@@ -351,9 +351,11 @@ def test_center_puts_a_dot_at_the_middle_and_leaves_black_images_black():
     assert not found[2].any()
 
 
-def test_center_weighs_by_brightness():
+@pytest.mark.parametrize("brightness", [0.01, 0.5, 1.0, 1.3])
+def test_center_weighs_by_brightness_and_is_the_same_for_dim_images(brightness):
     image = torch.zeros(1, 1, 8, 8, device=DEVICE)
     image[0, 0, 2, 0], image[0, 0, 2, 4] = 0.25, 0.75  # center of mass: column 3, row 2
+    image *= brightness
     torch.testing.assert_close(lab.center(image), lab.shift(image, 1.0, 2.0), **close)
 
 

@@ -126,7 +126,7 @@ def test_does_not_move_and_is_small(visit, source, mode, served, record_property
     record_property("measured", {"page": source, "mode": mode, "budgeted": budgeted, "all": sum(sent.values()), **vitals})
     kind = "maths" if visit.page.query_selector(".katex") else "text"
     assert budgeted <= LARGEST_TRANSFER[kind], sorted(((n, file.name) for file, n in sent.items()), reverse=True)
-    assert vitals["cls"] <= MOST_MOVED
+    assert vitals["cls"] <= MOST_MOVED, moved
 
 
 @on_every_page(NOT_FOUND)
@@ -161,6 +161,27 @@ def test_reads_without_javascript(browser, served, source, mode):
     context.close()
 
 
+# From page to page
+
+
+@pytest.mark.parametrize("place", ["server", "folder"])
+def test_the_next_page_opens(browser, served, place):
+    """On a server in place, without loading the frame again; and from a folder, without a server."""
+    site = served.url if place == "server" else f"{served.folder.as_uri()}/"
+    context = new_context(browser)
+    visit = look.Visit(context, f"{site}index.html", site)
+    link = visit.page.locator(".md-footer__link--next")
+    url = link.evaluate("link => link.href")
+    link.click()
+    visit.page.wait_for_url(url, wait_until="commit")
+    heading = checks.by_file(served.folder)[served.folder / url.removeprefix(site)].soup.h1.get_text().strip()
+    visit.page.get_by_role("heading", name=heading, level=1).wait_for()
+    visit.scroll_through()
+    assert not look.quiet(visit)
+    assert not look.figures(visit.page, "light")
+    context.close()
+
+
 # The keyboard
 
 
@@ -180,6 +201,8 @@ def test_the_first_stop_skips_to_the_content(context, served):
     page = look.Visit(context, address(served, LONGEST), served.url).page
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
+    page.wait_for_url("**#*", wait_until="commit")
+    page.wait_for_timeout(100)  # until the place to go on from has moved as well
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.closest('article') !== null")
 
