@@ -1,1 +1,1 @@
-pytest_plugins = ["tests.page_runner.plugin", "pytester"]
+pytest_plugins = ["tests.page_runner.plugin", "tests.website.report", "pytester"]

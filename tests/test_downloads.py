@@ -44,7 +44,7 @@ def test_the_script_runs_alone_and_prints_what_the_page_shows(page):
 
 
 def test_the_notebook_holds_the_code_and_the_outputs_of_the_page(page):
-    notebook = nbformat.reads(downloads.text(page), as_version=4)
+    notebook = downloads.notebook(page)
     nbformat.validate(notebook)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     python = [fence for fence in page.fences if fence.kind == "python"]

@@ -295,7 +295,7 @@ class _Scanner:
                 index = self.fence(index, match)
                 continue
             if HIDDEN_FENCE.match(line):
-                self.fail(index, "a fence inside a quote or on the line of a list item is not seen; move it to a new line")
+                self.fail(index, "a fence inside a quote or on the line of a list item is not seen: give it a new line")
             if match := COMMENT.fullmatch(line):
                 self.comment(index, match["text"])
             elif "<!--" in line and "pytest" in line:

@@ -3,7 +3,7 @@
 import gzip
 import mimetypes
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -48,7 +48,8 @@ def serve(site: Path):
             if file.suffix in COMPRESSED:
                 self.send_header("Content-Encoding", "gzip")
             self.end_headers()
-            self.wfile.write(data)
+            with suppress(ConnectionError):  # a browser that has left the page does not wait for the rest
+                self.wfile.write(data)
 
         def log_message(self, *args):
             pass

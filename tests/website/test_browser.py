@@ -186,7 +186,7 @@ def test_the_next_page_opens(browser, served, place):
 
 
 @pytest.mark.parametrize("source", [FIRST, LONGEST, NOT_FOUND])
-@in_mode()
+@in_mode("light-1280", "dark-360")
 def test_tab_reaches_everything_and_shows_where_it_is(context, served, source, mode):
     page = look.Visit(context, address(served, source), served.url).page
     stops = look.tab_stops(page)
@@ -239,7 +239,7 @@ def words_of_its_own(served) -> dict[str, str]:
     return found
 
 
-@in_mode()
+@in_mode("light-1280", "dark-360")
 def test_search_finds_every_page_by_a_word_of_its_own(context, served):
     page = look.Visit(context, address(served, FIRST), served.url).page
     words = words_of_its_own(served)

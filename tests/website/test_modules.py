@@ -251,15 +251,16 @@ def test_the_first_page_shows_the_numbers_of_the_records(site):
 # Repairs
 
 
-def test_repairs_name_what_had_no_name_and_put_the_skip_link_first():
+def test_repairs_name_what_had_no_name_and_make_the_menu_button_a_control():
     html = (
-        '<body><input class="md-toggle" data-md-toggle="drawer" type="checkbox" id="__drawer">'
-        '<div data-md-component="skip"><a href="#x">Skip</a></div>'
+        '<body><input class="md-toggle" data-md-toggle="drawer" type="checkbox" id="__drawer">\n'
+        '<label class="md-header__button md-icon" for="__drawer"><svg/></label>'
         '<div data-md-component="search" role="dialog"></div><a data-md-component="source" tabindex="">'
     )
     repaired = access.repair(html)
-    assert repaired.index("Skip") < repaired.index("__drawer")
-    assert 'role="dialog" aria-label="Search"' in repaired
+    assert repaired.count("__drawer") == 1
+    assert "<label" not in repaired
     assert 'id="__drawer" aria-label="Menu"' in repaired
+    assert 'role="dialog" aria-label="Search"' in repaired
     assert "source" not in repaired
     assert 'tabindex=""' not in repaired

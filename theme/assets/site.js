@@ -14,17 +14,16 @@ addEventListener("keydown", ({ key }) => {
   }
 })
 
-// The color schemes are radio buttons, of which the chosen one is seen: a click, Space or Enter goes on to the next.
-for (const [i, option] of options.entries()) {
-  const next = () => options[(i + 1) % options.length].click()
-  option.addEventListener("pointerup", next)
-  option.addEventListener("keydown", (event) => {
-    if (event.key === " " || event.key === "Enter") {
-      event.preventDefault()
-      next()
-      document.querySelector(".md-option:checked").focus()
-    }
-  })
+// The color schemes are radio buttons, of which the chosen one is seen: choosing it again goes on to the next, as Enter does.
+let scheme
+const nextScheme = () => {
+  const next = options[(options.indexOf(scheme) + 1) % options.length]
+  next.click()
+  next.focus({ preventScroll: true })
+}
+for (const option of options) {
+  option.addEventListener("change", () => (scheme = option))
+  option.addEventListener("click", () => option === scheme && nextScheme())
 }
 
 // Formulas that fit need no scrolling, so the keyboard passes them by.
@@ -43,8 +42,8 @@ const quieting = new MutationObserver(quiet)
 // Material calls this for the first page and for each page that it loads in place.
 document$.subscribe(() => {
   behind().forEach((part) => (part.inert = false))
-  const scheme = document.querySelector(".md-option:has(+ label:not([hidden]))")
-  if (scheme) scheme.checked = true // Material shows its label, and leaves the keyboard at the first one
+  scheme = options.find((option) => !option.nextElementSibling.hidden) // Material shows its label, but does not check it
+  if (scheme) scheme.checked = true
   fitting.disconnect()
   for (const formula of document.querySelectorAll(".katex-display")) fitting.observe(formula)
   quieting.observe(document.querySelector("article"), { childList: true, subtree: true })
