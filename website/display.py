@@ -7,6 +7,7 @@ from website import figures, pages
 from website.pages import COMMENT, FENCE, FIGURE, RAISES, SHORTEST_ALT, Page
 
 OUTPUT = '{ .text .output .no-copy title="Output" }'
+SCROLLS = '{: .figures tabindex="0" role="group" aria-label="Figure" }'  # on a phone; site.js knows where it does not
 PLAIN = re.compile(r'<span class="(?:n|nn|o|p|w)">([^<]*)</span>')  # tokens that the style sheet leaves as they are
 IMAGE = re.compile(r"<img\b[^>]*>")
 SAID = re.compile(rf'\balt="[^"]{{{SHORTEST_ALT},}}"')
@@ -43,7 +44,8 @@ def markup(source: str, page: Page) -> str:
         elif figure := FIGURE.fullmatch(line):
             stem = (PurePosixPath(page.name).parent / figure["url"].removesuffix("-light.svg")).as_posix()
             svg = drawings[stem] or (docs / f"{stem}-light.svg").read_text(encoding="utf-8")
-            shown.append(line[: line.index("!")] + _pair(figure["alt"], figure["url"], *figures.size(svg)))
+            indent = line[: line.index("!")]
+            shown += [indent + _pair(figure["alt"], figure["url"], *figures.size(svg)), indent + SCROLLS]
         else:
             shown.append(line)
     return "\n".join(shown)

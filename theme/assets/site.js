@@ -26,12 +26,12 @@ for (const option of options) {
   option.addEventListener("click", () => option === scheme && nextScheme())
 }
 
-// Formulas that fit need no scrolling, so the keyboard passes them by.
+// Formulas and figures that fit need no scrolling, so the keyboard passes them by.
 const fitting = new ResizeObserver((entries) => {
   for (const { target } of entries) {
-    const formula = target.parentElement
-    if (formula.scrollWidth > formula.clientWidth) formula.tabIndex = 0
-    else formula.removeAttribute("tabindex")
+    const box = target.parentElement
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0
+    else box.removeAttribute("tabindex")
   }
 })
 
@@ -45,7 +45,7 @@ document$.subscribe(() => {
   scheme = options.find((option) => !option.nextElementSibling.hidden) // Material shows its label, but does not check it
   if (scheme) scheme.checked = true
   fitting.disconnect()
-  for (const formula of document.querySelectorAll(".katex-display")) fitting.observe(formula)
+  for (const part of document.querySelectorAll(".katex-display, .figure")) fitting.observe(part)
   quieting.observe(document.querySelector("article"), { childList: true, subtree: true })
   quiet()
 })
