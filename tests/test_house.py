@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
 import tokenize
@@ -97,10 +98,12 @@ def test_a_module_runs_as_a_script(module, tmp_path):
     figures = tmp_path / "figures"
     figures.mkdir()
     name = ".".join(module.relative_to(ROOT).with_suffix("").parts)
-    done = subprocess.run(
-        [sys.executable, "-m", name], cwd=folder, capture_output=True, text=True, timeout=300,
-        env=environment(PYTHONPATH=f"{SANDBOX}:{ROOT}", PAGE_FIGURES=str(figures), TMPDIR=str(tmp_path)),
-    )
+    variables = environment(PYTHONPATH=f"{SANDBOX}:{ROOT}", PAGE_FIGURES=str(figures), TMPDIR=str(tmp_path))
+    command = [sys.executable, "-m", name]
+    try:
+        done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=300)
+    finally:
+        shutil.rmtree(folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 
