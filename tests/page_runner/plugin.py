@@ -190,10 +190,8 @@ class Outcome:
         self.config = config
         self.not_run: list[str] = []
         self.pages: list[dict] = []
-        self.failed = False
 
     def pytest_runtest_logreport(self, report) -> None:
-        self.failed |= report.failed
         if report.skipped:
             self.not_run.append(report.nodeid)
         if report.when == "call":
