@@ -37,7 +37,8 @@ def test_a_module_belongs_to_a_page():
 
 
 def test_every_section_is_shown():
-    assert pages.unused_sections() == []
+    problems = pages.unused_sections()
+    assert not problems, "\n".join(problems)
 
 
 def test_no_fence_is_passed_over():
@@ -53,7 +54,8 @@ def test_no_fence_is_passed_over():
 
 
 def test_the_records_hold():
-    assert record.problems(ROOT) == []
+    problems = record.problems(ROOT)
+    assert not problems, "\n".join(problems)
 
 
 def test_no_figure_is_left_over():

@@ -35,7 +35,8 @@ def test_build_stops_where_torch_is_needed(tmp_path):
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_site(check, site):
-    assert not check(site)
+    problems = check(site)
+    assert not problems, "\n".join(problems)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -106,7 +107,8 @@ def differences(page, html):
 @pytest.mark.parametrize("source", all_pages(), ids=lambda path: path.relative_to(ROOT / "docs").as_posix())
 def test_shows_what_ran(source, site):
     page = load(source)
-    assert not differences(page, checks.page_named(page.name, site))
+    problems = differences(page, checks.page_named(page.name, site))
+    assert not problems, "\n".join(problems)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ CHECKS = [checks.links, checks.resources, checks.third_parties, checks.not_found
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_site(check, site):
-    assert not check(site)
+    problems = check(site)
+    assert not problems, "\n".join(problems)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
