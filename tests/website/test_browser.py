@@ -78,6 +78,8 @@ def new_context(browser, mode: str = "light-1280", **options):
 def context(browser, mode):
     context = new_context(browser, mode)
     yield context
+    for page in context.pages:  # closing in the middle of a navigation has been seen to wait for ever
+        page.goto("about:blank")
     context.close()
 
 
@@ -258,6 +260,7 @@ def test_search_finds_every_page_by_a_word_of_its_own(context, served):
     assert page.evaluate("document.activeElement.closest('.md-search-result a')?.href").startswith(served.url + location)
     page.keyboard.press("Enter")
     page.wait_for_url(f"{served.url}{location}**", wait_until="commit")
+    page.wait_for_load_state("networkidle")
 
 
 # The checks themselves: each notices the fault that is planted for it
