@@ -46,7 +46,8 @@ def rewrite(page: pages.Page, results: dict[str, Result], kind: str) -> None:
 
 def _markdown(page: pages.Page, results: dict[str, Result], kind: str) -> None:
     docs = pages.root_of(page.path) / "docs"
-    lines = page.path.read_text(encoding="utf-8").split("\n")
+    old = page.path.read_text(encoding="utf-8")
+    lines = old.split("\n")
     for fence in reversed(page.fences):
         got, want = printed(results[fence.id]), fence.expected(kind)
         if want and got.strip() and not compare.text(want.text, got, ellipsis=bool(fence.raises)):
@@ -61,7 +62,7 @@ def _markdown(page: pages.Page, results: dict[str, Result], kind: str) -> None:
         elif got.strip():
             lines[fence.closes : fence.closes] = ["", *_block(got, fence.indent)]
     text = "\n".join(lines)
-    if text != page.path.read_text(encoding="utf-8"):
+    if text != old:
         replace(page.path, text)
     for fence in page.fences:
         for figure, drawn in zip(fence.figures, results[fence.id].figures, strict=True):

@@ -151,6 +151,12 @@ def style_sheets(site: Path) -> list[Html]:
     return [Html(site, file.relative_to(site).as_posix()) for file in sorted(site.rglob("*.css"))]
 
 
+def loaded(site: Path) -> list[tuple[Html, str, str]]:
+    """What every page and every style sheet of the site loads: (file, what, address) as written."""
+    wanted = [(page, what, url) for page in htmls(site) for what, url in loads(page)]
+    return wanted + [(sheet, "style", url) for sheet in style_sheets(site) for url in css_urls(sheet.text)]
+
+
 # Links and resources
 
 
@@ -177,11 +183,9 @@ def links(site: Path) -> list[str]:
 
 def resources(site: Path) -> list[str]:
     """Every image, script, style sheet and font that a page or a style sheet loads is there."""
-    wanted = [(page, what, url) for page in htmls(site) for what, url in loads(page)]
-    wanted += [(sheet, "style", url) for sheet in style_sheets(site) for url in css_urls(sheet.text)]
     return [
         f"{page.name}: {what} {url!r} does not exist"
-        for page, what, url in wanted
+        for page, what, url in loaded(site)
         if not url.startswith(("data:", "#"))
         and is_ours(resolve(page, url))
         and locate(site, resolve(page, url)) is None
@@ -190,11 +194,9 @@ def resources(site: Path) -> list[str]:
 
 def third_parties(site: Path) -> list[str]:
     """Nothing is loaded from another host, not even a connection opened ahead."""
-    wanted = [(page, what, url) for page in htmls(site) for what, url in loads(page)]
-    wanted += [(sheet, "style", url) for sheet in style_sheets(site) for url in css_urls(sheet.text)]
     return [
         f"{page.name}: {what} {url!r} comes from another host"
-        for page, what, url in wanted
+        for page, what, url in loaded(site)
         if not url.startswith("data:") and not urljoin(ORIGIN + page.url, url).startswith(ORIGIN + "/")
     ]
 
@@ -381,7 +383,3 @@ def program(file: Path) -> tuple[str, str]:
 def flat(code: str) -> str:
     """Code without indentation and empty lines: the same statements, wherever they stand."""
     return "\n".join(line.strip() for line in code.splitlines() if line.strip())
-
-
-ALL = [links, resources, third_parties, not_found, sitemap, search_index, heads, ids, images, maths, markdown, comments,
-       sizes, downloads]  # fmt: skip
