@@ -1,0 +1,1 @@
+"""First steps: tensors, gradients, a first model."""
