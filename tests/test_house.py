@@ -65,6 +65,16 @@ def test_no_figure_is_left_over():
     assert committed == shown
 
 
+def test_no_recorded_data_are_left_over():
+    shown = {data.path for path in PAGES for fence in pages.load(path).fences for data in fence.data}
+    assert {str(f.relative_to(ROOT / "docs")) for f in (ROOT / "docs").rglob("*.json")} == shown
+
+
+def test_recorded_data_are_small():
+    large = {f.name: f.stat().st_size for f in (ROOT / "docs").rglob("*.json") if f.stat().st_size > 70_000}
+    assert large == {}
+
+
 def test_figures_are_small():
     large = {f.name: f.stat().st_size for f in (ROOT / "docs").rglob("*.svg") if f.stat().st_size > 60_000}
     assert large == {}

@@ -11,6 +11,7 @@ SCROLLS = '{: .figures tabindex="0" role="group" aria-label="Figure" }'  # on a 
 PLAIN = re.compile(r'<span class="(?:n|nn|o|p|w)">([^<]*)</span>')  # tokens that the style sheet leaves as they are
 IMAGE = re.compile(r"<img\b[^>]*>")
 SAID = re.compile(rf'\balt="[^"]{{{SHORTEST_ALT},}}"')
+DATA_LINK = re.compile(r'<p>(?P<link><a class="explorer" href="(?P<url>[^"]+)">[^<]*</a>)</p>')
 FAILS = '{{ .python .fails title="This fails: {}" }}'
 
 
@@ -66,6 +67,20 @@ def below_title(markdown: str, block: str) -> str:
 def unsaid(html: str) -> list[str]:
     """The images of a page whose alt text is missing or too short to say what is seen."""
     return [image for image in IMAGE.findall(html) if not SAID.search(image)]
+
+
+def explorers(html: str, page: Page) -> str:
+    """The HTML with recorded data inside it: the link to the file stays, explorers.js draws the rest."""
+    docs = pages.root_of(page.path) / "docs"
+
+    def with_data(match: re.Match) -> str:
+        name = PurePosixPath(match["url"])
+        recorded = (docs / PurePosixPath(page.name).parent / name).read_text(encoding="utf-8").replace("<", "\\u003c")
+        link = match["link"].replace("<a ", "<a download ", 1)
+        data = f'<script type="application/json">{recorded}</script>'
+        return f'<div class="explorer" data-explorer="{name.stem}"><p>{link}</p>{data}</div>'
+
+    return DATA_LINK.sub(with_data, html)
 
 
 def compact(html: str) -> str:

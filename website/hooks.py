@@ -91,7 +91,8 @@ def on_page_content(html, page, config, files):
         rule = f"alt text says what is seen, in {pages.SHORTEST_ALT} characters or more"
         raise PluginError(f"{page.file.src_path}: {rule}: {unsaid[0]}")
     source = loaded[page.file.src_uri]
-    html = display.compact(html).replace(NUMBERS, provenance.site_block(list(loaded.values()), runs))
+    html = display.explorers(display.compact(html), source)
+    html = html.replace(NUMBERS, provenance.site_block(list(loaded.values()), runs))
     return html + provenance.page_block(source, runs) if source.fences else html
 
 

@@ -34,6 +34,8 @@ TAB = re.compile(r'\s*===[!+]?\s+"(?P<title>.*)"')
 HEADING = re.compile(r"#{1,6}\s+(?P<title>.*?)\s*(\{.*\})?\s*#*")
 FIGURE = re.compile(r"\s*!\[(?P<alt>[^\]]*)\]\((?P<url>\S+-light\.svg)\)\s*")
 SHORTEST_ALT = 20
+LOCAL_JSON = re.compile(r"\]\((?!https?:)\S*\.json\)")
+DATA = re.compile(r"\s*\[(?P<text>[^\]]+)\]\((?P<url>\S+\.json)\)\{ \.explorer \}\s*")
 
 
 class PageError(Exception):
@@ -72,6 +74,19 @@ class Figure:
     svg: str | None = None  # the light drawing, where the page holds it itself (a notebook)
 
 
+@dataclass(frozen=True)
+class Data:
+    """Numbers that a fence writes to a file, for the reader to explore: `path` is that of the file below docs/."""
+
+    path: str
+    where: Where
+
+    @property
+    def name(self) -> str:
+        """The file as the fence writes it, into its working directory."""
+        return self.path.rpartition("/")[2]
+
+
 @dataclass
 class Fence:
     """One executed block of a page."""
@@ -86,6 +101,7 @@ class Fence:
     raises: str | None = None
     outputs: dict[str, Output] = field(default_factory=dict)  # "" on any device, or "cpu" and "cuda"
     figures: list[Figure] = field(default_factory=list)
+    data: list[Data] = field(default_factory=list)
     closes: int = 0  # line of its closing ticks in the page file
     start: int = 0  # lines of the fence in Page.source (0-based, end excluded); for a notebook, its cell
     end: int = 0
@@ -109,7 +125,8 @@ class Page:
     def digest(self) -> str:
         """SHA-256 of the page's program: every expanded fence, what it should print, raise and draw."""
         program = [
-            [f.kind, f.code, f.raises, {k: o.text for k, o in f.outputs.items()}, [p.stem for p in f.figures]]
+            [f.kind, f.code, f.raises, {k: o.text for k, o in f.outputs.items()},
+             [p.stem for p in f.figures], [d.path for d in f.data]]
             for f in self.fences
         ]
         return hashlib.sha256(json.dumps(program, sort_keys=True).encode()).hexdigest()
@@ -304,6 +321,8 @@ class _Scanner:
                 self.heading = match["title"]
             elif "-light.svg" in line or "-dark.svg" in line:
                 self.figure(index)
+            elif LOCAL_JSON.search(line):
+                self.data(index)
             if line.strip() and not COMMENT.fullmatch(line):
                 self.no_comment_waits(index)
             index += 1
@@ -397,6 +416,20 @@ class _Scanner:
         if any(stem == figure.stem for fence in self.fences for figure in fence.figures):
             self.fail(index, f"two figures are named {stem}")
         self.fences[-1].figures.append(Figure(match["alt"], stem, self.origins[index]))
+
+    def data(self, index: int) -> None:
+        match = DATA.fullmatch(self.lines[index])
+        if not match:
+            self.fail(index, "recorded data are a line of their own: [what they are](topic/name.json){ .explorer }")
+        folder, _, name = match["url"].rpartition("/")
+        if folder != self.path.stem:
+            self.fail(index, f"the data of this page lie in {self.path.stem}/, not in {folder or '.'}/")
+        if not self.fences:
+            self.fail(index, "data without a fence that writes them")
+        path = (Path(self.name).parent / folder / name).as_posix()
+        if any(path == data.path for fence in self.fences for data in fence.data):
+            self.fail(index, f"two data files are named {path}")
+        self.fences[-1].data.append(Data(path, self.origins[index]))
 
 
 # Notebooks: a code cell is a fence, its stored outputs are what it should print and draw.

@@ -1,10 +1,13 @@
-"""What counts as equal: text exactly, numbers to the precision printed, pictures to half a pixel."""
+"""What counts as equal: text exactly, numbers to the precision shown, pictures to half a pixel."""
 
 import base64
 import difflib
 import doctest
 import io
+import json
 import re
+from decimal import Decimal
+from itertools import zip_longest
 from xml.etree import ElementTree
 
 import numpy
@@ -23,6 +26,43 @@ def text(want: str, got: str, ellipsis: bool = False) -> str | None:
         return None
     diff = difflib.ndiff(want.splitlines(), got.splitlines())
     return "\n".join(f"    {line}" for line in diff if not line.startswith("?"))
+
+
+def data(want: str, got: str) -> str | None:
+    """How recorded JSON differs from what was committed; None if it does not.
+
+    Numbers may differ by one unit in the last decimal place that the committed file uses.
+    """
+    try:
+        wanted, new = json.loads(want, parse_float=Decimal), json.loads(got, parse_float=Decimal, parse_constant=_finite)
+    except ValueError as error:
+        return f"not JSON: {error}"
+    numbers = [value for _, value in _leaves(wanted) if isinstance(value, Decimal)]
+    unit = min((Decimal(1).scaleb(number.as_tuple().exponent) for number in numbers), default=Decimal(0))
+    for (path, old), (where, value) in zip_longest(_leaves(wanted), _leaves(new), fillvalue=("the end", None)):
+        if path != where:
+            return f"where the committed file has {path}, this run wrote {where}"
+        same = abs(old - value) <= unit if _is_number(old) and _is_number(value) else old == value
+        if not same:
+            return f"{path} was {old}, is {value}"
+    return None
+
+
+def _finite(name: str) -> None:
+    raise ValueError(f"{name} is no number that JSON knows")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | Decimal) and not isinstance(value, bool)
+
+
+def _leaves(value, path: str = "data"):
+    """(path, value) for every value in JSON, in order; an empty list or object is a value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from _leaves(item, f"{path}[{key!r}]")
+    if not items:
+        yield path, value
 
 
 def figure(want: str, got: str) -> str | None:

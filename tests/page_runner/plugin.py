@@ -19,6 +19,7 @@ from tests.page_runner.session import Result, Session
 from website import figures, pages
 
 FIGURE_COUNT = "every figure that a fence draws is shown below it, and no other"
+NOT_WRITTEN = "the fence writes no JSON to its working directory under this name"
 
 
 def pytest_addoption(parser) -> None:
@@ -126,9 +127,10 @@ class FenceItem(TestBlock):
             raise PageFailure(f"{where}: {result.message}{expected}\n\n{detail}\n{result.stderr[-4000:]}")
         if fence.raises and not result.error:
             raise PageFailure(f"{where}: expected {fence.raises}, but the fence ran to its end")
-        problems = [*self.output_problems(record.printed(result), kind), *self.figure_problems(result)]
+        pictures = [*self.figure_problems(result), *self.data_problems(result)]
+        problems = [*self.output_problems(record.printed(result), kind), *pictures]
         if self.config.option.record:  # what differs is rewritten; what no run can write is still a failure
-            problems = [p for p in self.figure_problems(result) if kind != "cpu" or FIGURE_COUNT in p]
+            problems = [p for p in pictures if kind != "cpu" or FIGURE_COUNT in p or NOT_WRITTEN in p]
         if problems:
             raise PageFailure("\n".join(problems))
 
@@ -160,6 +162,18 @@ class FenceItem(TestBlock):
                 yield f"{figure.where}: {figure.stem}-light.svg is not what this run draws: {difference}"
             elif dark != figures.dark(light):
                 yield f"{figure.where}: {figure.stem}-dark.svg is not the dark twin of the light file"
+
+    def data_problems(self, result: Result):
+        docs = pages.root_of(self.path) / "docs"
+        for data in self.fence.data:
+            got, file = result.data.get(data.name), docs / data.path
+            if got is None or compare.data(got, got):
+                detail = f": {compare.data(got, got)}" if got else ""
+                yield f"{data.where}: {data.path}: {NOT_WRITTEN}{detail}"
+            elif not file.is_file():
+                yield f"{data.where}: {data.path} is not committed; `make record` writes it"
+            elif difference := compare.data(file.read_text(encoding="utf-8"), got):
+                yield f"{data.where}: {data.path} is not what this run wrote: {difference}"
 
     def repr_failure(self, excinfo):
         return str(excinfo.value) if excinfo.errisinstance((PageFailure, NotRun)) else str(excinfo.getrepr())

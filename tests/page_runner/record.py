@@ -73,6 +73,10 @@ def _markdown(page: pages.Page, results: dict[str, Result], kind: str) -> None:
                 replace(docs / f"{figure.stem}-light.svg", light)
             if dark != figures.dark(light):
                 replace(docs / f"{figure.stem}-dark.svg", figures.dark(light))
+        for data in fence.data:
+            file, written = docs / data.path, results[fence.id].data[data.name]
+            if not file.is_file() or compare.data(file.read_text(encoding="utf-8"), written):
+                replace(file, written)
 
 
 def _block(text: str, indent: str) -> list[str]:

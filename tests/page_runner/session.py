@@ -30,6 +30,7 @@ class Result:
     message: str = ""  # "TypeName: message"
     traceback: str = ""
     figures: list[str] = field(default_factory=list)  # SVG, as matplotlib wrote them
+    data: dict[str, str] = field(default_factory=dict)  # JSON that the fence wrote, by the name of its file
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -131,8 +132,12 @@ class Session:
         drawn = sorted(set(self.figures.iterdir()) - seen)
         return Result(
             self.written("stdout"), self.written("stderr") or self.logged(), reply["error"], reply.get("message", ""),
-            reply.get("traceback", ""), [path.read_text(encoding="utf-8") for path in drawn],
+            reply.get("traceback", ""), [path.read_text(encoding="utf-8") for path in drawn], self.data(fence),
         )
+
+    def data(self, fence: Fence) -> dict[str, str]:
+        files = {data.name: self.folder / data.name for data in fence.data}
+        return {name: file.read_text(encoding="utf-8") for name, file in files.items() if file.is_file()}
 
     def written(self, name: str) -> str:
         path = self.state / name

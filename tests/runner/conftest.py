@@ -34,7 +34,7 @@ class Project:
         for part in parts:
             if part.startswith(">"):
                 blocks.append(SHOWN.format(dedent(part[1:].removeprefix(" ")).strip("\n")))
-            elif part.startswith(("#", "<!--", "!", "```", "?", "=")):
+            elif part.startswith(("#", "<!--", "!", "[", "```", "?", "=")):
                 blocks.append(part)
             else:
                 blocks.append(f"```python\n{dedent(part).strip()}\n```\n")

@@ -19,7 +19,7 @@ import nbformat
 from bs4 import BeautifulSoup, Comment, NavigableString
 
 ORIGIN = "https://this-site.invalid"  # stands for the server while links are resolved
-LARGEST_HTML = 100_000  # bytes of a page before compression, without its formulas (which compress to a fifth)
+LARGEST_HTML = 100_000  # bytes of a page before compression, without formulas and recorded data
 CODE_TAGS = {"code", "pre", "kbd", "samp", "script", "style", "annotation", "svg", "textarea"}
 TEX = re.compile(r"\\[(\)\[\]]|\$\$|\$[^$\n]+\$|\\(?:begin|end|frac|mathbf|sum|partial|text|left|cdot)\b")
 MISSPELT = re.compile(r"(?:python|py|bash|text|console|pycon|sh)(?:[ \t]*\n|[ \t]+(?:\{|\w+=))|.*\n.*\n", re.DOTALL)
@@ -336,10 +336,11 @@ def sizes(site: Path) -> list[str]:
     """No page is larger than its budget."""
     problems = []
     for page in htmls(site):
-        formulas = sum(len(str(tag).encode()) for tag in page.soup.select(".katex"))
-        size = (site / page.name).stat().st_size - formulas
+        others = sum(len(str(tag).encode()) for tag in page.soup.select(".katex, .explorer script"))
+        size = (site / page.name).stat().st_size - others
         if size > LARGEST_HTML:
-            problems.append(f"{page.name}: {size:,} bytes without formulas, a page may have {LARGEST_HTML:,}")
+            rule = f"a page may have {LARGEST_HTML:,}"
+            problems.append(f"{page.name}: {size:,} bytes without formulas and recorded data, {rule}")
     return problems
 
 
