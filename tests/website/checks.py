@@ -344,6 +344,23 @@ def sizes(site: Path) -> list[str]:
     return problems
 
 
+# Explorers
+
+
+def explorers(site: Path) -> list[str]:
+    """An explorer holds the very data that it links, and stands below a figure and a printed table for those without it."""
+    problems = []
+    for page in htmls(site):
+        for link in page.soup.select("a[href$='.json']"):
+            file = locate(site, resolve(page, link["href"]))
+            data = link.find_next("script") if link.find_parent(class_="explorer") else None
+            if data is None or file is None or json.loads(data.get_text()) != json.loads(file.read_text(encoding="utf-8")):
+                problems.append(f"{page.name}: the data of {link['href']!r} are not inside the page")
+            if not link.find_all_previous("img") or not link.find_all_previous(class_="language-text"):
+                problems.append(f"{page.name}: no figure and no table above {link['href']!r}")
+    return problems
+
+
 # Downloads
 
 

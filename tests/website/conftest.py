@@ -79,6 +79,7 @@ print(x)
 <div class="language-text highlight"><pre><code>1
 </code></pre></div>
 <img src="../assets/fit.svg" alt="A line through ten points" width="640" height="360">
+<div class="explorer"><a href="curve.json">the values</a><script type="application/json">[1.5]</script></div>
 <a href="../basics.py">script</a> <a href="../basics.ipynb">notebook</a>
 </body>
 </html>
@@ -90,6 +91,7 @@ SMALL_SITE = {
 <body><h1 id="home">Home</h1><a href="basics/">Tensors</a></body></html>""",
     "404.html": """<!doctype html><html lang="en"><head><title>Not found</title>
 <meta name="description" content="All pages."></head><body><h1>Not found</h1><a href="/docs/basics/">Tensors</a></body></html>""",
+    "basics/curve.json": "[1.5]",
     "assets/site.css": "@font-face { src: url(x.woff2) }",
     "assets/x.woff2": "",
     "assets/site.js": "",

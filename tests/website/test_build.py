@@ -9,7 +9,8 @@ from tests.website.conftest import build
 from website.pages import ROOT, all_pages, load
 
 PAGE = "basics/index.html"
-CHECKS = [checks.heads, checks.ids, checks.images, checks.maths, checks.markdown, checks.comments, checks.sizes]
+CHECKS = [checks.heads, checks.ids, checks.images, checks.maths, checks.markdown, checks.comments, checks.sizes,
+          checks.explorers]  # fmt: skip
 
 
 def test_build_is_strict_and_needs_no_torch(built):
@@ -74,6 +75,11 @@ FAULTS = [
     (checks.markdown, PAGE, "print(x)", '--8<-- "snippets/x.py:y"', "an include is left"),
     (checks.comments, PAGE, "<p>", "<!--pytest-codeblocks:expected-output--><p>", "comment left"),
     (checks.comments, PAGE, "<p>", "<!--pytest.mark.xfail--><p>", "comment left"),
+    (checks.explorers, PAGE, "[1.5]", "[1.6]", "the data of 'curve.json' are not inside the page"),
+    (checks.explorers, PAGE, 'class="explorer"', "", "the data of 'curve.json' are not inside the page"),
+    (checks.explorers, "basics/curve.json", "", None, "the data of 'curve.json' are not inside the page"),
+    (checks.explorers, PAGE, "language-text", "language-none", "no figure and no table above 'curve.json'"),
+    (checks.explorers, PAGE, "<img", "<p", "no figure and no table above 'curve.json'"),
     (checks.sizes, PAGE, "<p>", "<p>" + 100_000 * "x", "a page may have 100,000"),
 ]
 
