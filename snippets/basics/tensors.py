@@ -18,7 +18,7 @@ def pixels(image: Tensor | ArrayLike) -> Tensor:
 
     Raises TypeError for another dtype, ValueError for another shape.
     """
-    if not isinstance(image, Tensor):  # NumPy or Pillow: a copy
+    if not isinstance(image, Tensor):  # even if read-only or flipped
         image = torch.from_numpy(np.array(image))
     if image.dtype != torch.uint8:
         raise TypeError(f"expected uint8 pixels, got {image.dtype}")
