@@ -35,7 +35,7 @@ def check(start: Array | Tensor, lr: float) -> None:
     if start.ndim != 1:
         raise ValueError(f"expected a 1-D start, got {start.ndim}-D")
     if not 0 < lr < math.inf:
-        raise ValueError(f"expected a learning rate > 0, got {lr}")
+        raise ValueError(f"expected a finite rate > 0, got {lr}")
 # --8<-- [end:check]
 
 
