@@ -16,19 +16,14 @@ Edge = tuple[int, int]  # gradient goes from the first node to the second
 
 
 # --8<-- [start:check]
-def check(name: str, values: Tensor) -> None:
-    """Raise TypeError unless floating point, ValueError unless finite."""
+def check(name: str, values: Tensor, size: int | None = None) -> None:
+    """Refuse other sizes, nan, inf (ValueError) and integers (TypeError)."""
+    if size not in (None, values.numel()):
+        raise ValueError(f"expected {size} {name}, got {tuple(values.shape)}")
     if not values.is_floating_point():
         raise TypeError(f"expected floating-point {name}, got {values.dtype}")
     if not values.isfinite().all():
         raise ValueError(f"expected finite {name}, got nan or inf")
-
-
-def check_number(name: str, value: Tensor) -> None:
-    """Check value, and raise ValueError unless it is one number."""
-    if value.numel() != 1:
-        raise ValueError(f"expected one {name}, got {tuple(value.shape)}")
-    check(name, value)
 # --8<-- [end:check]
 
 
@@ -54,7 +49,7 @@ def numerical_gradient(f: Scalar, x: Tensor, h: float | None = None) -> Tensor:
     """
     check("x", x)
     value = f(x)
-    check_number("f(x)", value)
+    check("f(x)", value, size=1)
     if value.dtype != x.dtype:
         raise TypeError(f"expected {x.dtype} from f, got {value.dtype}")
     h = torch.finfo(x.dtype).eps ** (1 / 3) if h is None else h
@@ -133,10 +128,10 @@ def draw(labels: list[str], edges: list[Edge]) -> None:
 def checked_backward(loss: Tensor, /, **leaves: Tensor) -> None:
     """Add d loss / d leaf to each .grad, or raise and change nothing.
 
-    Raises TypeError or ValueError as check_number for the loss, as graph for
-    the leaves and as check for their gradients.
+    Raises what check does for the loss, which is one number, and for the
+    gradients, and what graph does for the leaves.
     """
-    check_number("loss", loss)
+    check("loss", loss, size=1)
     graph(loss, **leaves)  # raises unless all are leaves behind the loss
     gradients = torch.autograd.grad(loss, tuple(leaves.values()))
     for name, gradient in zip(leaves, gradients, strict=True):
