@@ -82,11 +82,11 @@ def graph(output: Tensor, /, **leaves: Tensor) -> tuple[list[str], list[Edge]]:
                 edges.append((number, nodes.index(below)))
     labels = [type(node).__name__ for node in nodes]
     variables = [id(getattr(node, "variable", None)) for node in nodes]
-    for name, tensor in leaves.items():
-        if id(tensor) not in variables:
-            got = f"is_leaf={tensor.is_leaf}, grad={tensor.requires_grad}"
-            raise ValueError(f"expected {name} as a leaf behind, got {got}")
-        labels[variables.index(id(tensor))] += f" {name}"
+    for name, x in leaves.items():
+        if id(x) not in variables:
+            got = f"is_leaf={x.is_leaf}, requires_grad={x.requires_grad}"
+            raise ValueError(f"expected leaf {name} of the graph, got {got}")
+        labels[variables.index(id(x))] += f" {name}"
     return labels, edges
 # --8<-- [end:graph]
 
