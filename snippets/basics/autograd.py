@@ -19,7 +19,7 @@ Edge = tuple[int, int]  # gradient goes from the first node to the second
 def check(name: str, values: Tensor, size: int | None = None) -> None:
     """Refuse other sizes, nan, inf (ValueError) and integers (TypeError)."""
     if size not in (None, values.numel()):
-        raise ValueError(f"expected {size} {name}, got {tuple(values.shape)}")
+        raise ValueError(f"expected {name} of size {size}, got {values.shape}")
     if not values.is_floating_point():
         raise TypeError(f"expected floating-point {name}, got {values.dtype}")
     if not values.isfinite().all():
