@@ -123,10 +123,10 @@ def grad_cam(
 
     with torch.enable_grad(), watch(model, [layer], keep):
         logits = model(images.detach().requires_grad_())
+        score = pick(logits, classes).sum()  # one logit of each image
     if [output.dim() for output in kept] != [4]:
         got = [tuple(output.shape) for output in kept]
         raise ValueError(f"expected one (n, k, h, w) of {layer!r}, got {got}")
-    score = pick(logits, classes).sum()  # rows do not mix in eval mode
     (gradient,) = torch.autograd.grad(score, kept)  # (n, k, h, w)
     weights = gradient.mean(dim=(2, 3), keepdim=True)  # (n, k, 1, 1)
     maps = (weights * kept[0]).sum(dim=1, keepdim=True).relu().detach()
