@@ -5,10 +5,14 @@ import shutil
 from contextlib import contextmanager
 from importlib.resources import files
 
+from tests.website import checks
+
 NAMES = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"]
 MAC = [f"/Applications/{name}.app/Contents/MacOS/{name}" for name in ("Google Chrome", "Chromium")]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
+MODES = {f"{scheme}-{width}": (scheme, width) for scheme in ("light", "dark") for width in (1280, 360)}
+NOT_FOUND = "404.html"
 AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22a", "wcag22aa", "best-practice"]
 
 # Before any script of the page: what paints when, and what moves by how much. Read by `vitals`.
@@ -53,6 +57,25 @@ def launch(executable: str):
             browser.close()
 
 
+def new_context(browser, mode: str = "light-1280", **options):
+    """What a reader in a mode has: a window, a color scheme, nothing kept from before."""
+    scheme, width = MODES[mode]
+    context = browser.new_context(
+        color_scheme=scheme, viewport={"width": width, "height": 800}, reduced_motion="reduce", **options
+    )
+    context.add_init_script(OBSERVE)
+    context.set_default_timeout(10_000)
+    return context
+
+
+def address(served, source: str) -> str:
+    """Where the page of a file in docs/ is; for 404.html a folder that does not exist."""
+    if source == NOT_FOUND:
+        return served.url + "no/such/page/"
+    page = checks.page_named(source.rsplit(".", 1)[0], served.folder)
+    return served.url + page.url.removeprefix(checks.base(served.folder))
+
+
 class Visit:
     """A page that is open in a browser, and what happened while it loaded."""
 
@@ -76,14 +99,23 @@ class Visit:
             self.problem(f"console {message.type}: {message.text} ({message.location['url']})")
 
     def scroll_through(self) -> None:
-        """Bring every part of the page on screen once, so that what loads late has loaded, and go back up.
-
-        Works with scripts switched off too, where no promise is ever kept.
-        """
-        height = self.page.evaluate("document.documentElement.scrollHeight")
-        for top in range(0, height, 800):
-            self.page.evaluate("top => scrollTo(0, top)", top)
-            self.page.wait_for_timeout(10)
+        """Bring every part of the page on screen once, so that what loads late has loaded, and go back up."""
+        if self.page.evaluate("matchMedia('(scripting)').matches"):
+            self.page.evaluate(
+                """async () => {
+                    const frame = () => new Promise(done => { requestAnimationFrame(done); setTimeout(done, 100); });
+                    for (let top = 0; top < document.documentElement.scrollHeight; top += 800) {
+                        scrollTo(0, top);
+                        await frame();
+                        await frame(); // the first one comes before the page is drawn there
+                    }
+                }"""
+            )
+        else:  # no promise is ever kept
+            height = self.page.evaluate("document.documentElement.scrollHeight")
+            for top in range(0, height, 800):
+                self.page.evaluate("top => scrollTo(0, top)", top)
+                self.page.wait_for_timeout(10)
         show_next = """() => {
             const waiting = [...document.images].find(image => image.checkVisibility() && !image.complete);
             waiting?.scrollIntoView();
@@ -104,7 +136,7 @@ def quiet(visit: Visit, status: int = 200) -> list[str]:
     return [f"request to another host: {url}" for url in leaving] + noise
 
 
-def axe(page) -> list[str]:
+def axe(page, within: str = "html") -> list[str]:
     """What axe-core finds fault with: WCAG 2.0 to 2.2, levels A and AA, and its best practices.
 
     Left out is the drawing of formulas, which takes half of the time: it has the color of the prose around
@@ -113,10 +145,10 @@ def axe(page) -> list[str]:
     if not page.evaluate("typeof window.axe === 'object'"):
         page.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8"))
     found = page.evaluate(
-        r"""tags => axe.run({exclude: [".katex-html"]}, {runOnly: {type: "tag", values: tags}, resultTypes: ["violations"]})
+        r"""([within, tags]) => axe.run({include: [within], exclude: [".katex-html"]}, {runOnly: {type: "tag", values: tags}, resultTypes: ["violations"]})
             .then(results => results.violations.flatMap(v => v.nodes.map(
                 node => `${v.id} (${v.impact}): ${node.target.join(" ")}: ${node.failureSummary}`)))""",
-        AXE_TAGS,
+        [within, AXE_TAGS],
     )
     return [" ".join(message.split()) for message in found]
 
@@ -167,6 +199,7 @@ STOP = r"""() => {
     const e = document.activeElement;
     if (!e || e === document.body || e === document.documentElement) return null;
     const seen = e => e.checkVisibility({opacityProperty: true, visibilityProperty: true}) && e.offsetWidth > 0;
+    const text = e => e.tagName === "SELECT" ? "" : e.innerText; // its options are no name
     const label = e.matches("input") && !seen(e) && [e.nextElementSibling, ...e.labels].find(l => l?.matches("label") && seen(l));
     const shown = label || e; // a switch may be drawn by its label
     const box = shown.getBoundingClientRect();
@@ -176,7 +209,8 @@ STOP = r"""() => {
     e.dataset.stop ??= `${++window.__stops || (window.__stops = 1)}`;
     return {
         id: e.dataset.stop,
-        name: (e.ariaLabel || e.innerText || e.title || e.alt || shown.innerText || "").trim().split("\n")[0],
+        name: (e.ariaLabel || text(e) || e.title || e.alt || text(shown) ||
+            [...(e.labels || [])].map(l => l.innerText).join(" ")).trim().split("\n")[0],
         tag: e.tagName.toLowerCase(),
         href: e.getAttribute("href"),
         menu: e.closest("nav, [role=navigation]") !== null && e.closest("header, footer, main article") === null,

@@ -1,16 +1,24 @@
-"""The built site, once per test run, and a small site to plant faults in."""
+"""The built site, once per test run, in a browser of this machine, and a small site to plant faults in.
+
+CHROMIUM names another browser. Where there is none, each test that needs it is reported as not run.
+"""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 from filelock import FileLock
 
+from tests.website import browser as look
+from tests.website.server import serve
 from website.pages import ROOT
+
+pytest.register_assert_rewrite("tests.website.every_page")
 
 BUILD = """
 import sys
@@ -57,6 +65,46 @@ def site(built) -> Path:
     if built.returncode:
         pytest.fail(f"mkdocs build --strict failed:\n{built.stderr}", pytrace=False)
     return Path(built.args[0])
+
+
+def executable() -> str:
+    """The browser of this machine; where there is none, the test is reported as not run."""
+    if not (found := look.find_chromium()):
+        pytest.skip("not run: no Chromium found on this machine (set CHROMIUM to the program to use)")
+    pytest.importorskip("playwright.sync_api", reason="not run: playwright is not installed")
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with look.launch(executable()) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def served(browser, site):
+    """The site on a local server: its folder and its address."""
+    with serve(site) as url:
+        yield SimpleNamespace(folder=site, url=url)
+
+
+@pytest.fixture(scope="module")
+def visit(browser, served, mode, source):
+    """A page that has been looked at from top to bottom."""
+    context = look.new_context(browser, mode, permissions=["clipboard-read", "clipboard-write"])
+    visit = look.Visit(context, look.address(served, source), served.url)
+    visit.scroll_through()
+    yield visit
+    context.close()
+
+
+@pytest.fixture
+def context(browser, mode):
+    context = look.new_context(browser, mode)
+    yield context
+    for page in context.pages:  # closing in the middle of a navigation has been seen to wait for ever
+        page.goto("about:blank")
+    context.close()
 
 
 NOTEBOOK = nbformat.writes(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1\nprint(x)", id="a")]))

@@ -30,7 +30,7 @@
     const [digits, tens] = x.toExponential(2).split("e").map(Number)
     return signed(Math.abs(tens) > 4 ? `${digits} × 10^${tens}` : Number(x.toPrecision(3)))
   }
-  const power = (x) => `10^${signed(x.toFixed(2))}`
+  const power = (x) => `10^${signed((Math.round(100 * x) / 100 + 0).toFixed(2))}` // + 0: no −0.00
   const raised = (text) =>
     text.split(/\^(−?\d+(?:\.\d+)?)/).flatMap((part, i) =>
       i % 2 ? [make("span", { className: "unseen" }, "^"), make("sup", {}, part)] : [part])
@@ -61,10 +61,10 @@
     const at = (value) => left + ((value - x.low) / (x.high - x.low)) * across
     const up = (value) => bottom - ((value - y.low) / (y.high - y.low)) * down
     const columns = ticks(x).map((value) =>
-      `<g class="column" data-value="${value}"><path class="grid" d="M${at(value)} ${top}V${bottom}"/>
+      `<g class="column"><path class="grid" d="M${at(value)} ${top}V${bottom}"/>
       <text x="${at(value)}" y="${bottom + 17}" text-anchor="middle">${plain(value)}</text></g>`)
     const rows = ticks(y).map((value) =>
-      `<g class="row" data-value="${value}">
+      `<g class="row">
       <path class="grid ${y.power && !value ? "one" : ""}" d="M${left} ${up(value)}H${right}"/>
       <text x="${left - 7}" y="${up(value) + 4}" text-anchor="end">${
         y.power ? `10<tspan dy="-5">${signed(value)}</tspan>` : plain(value)}</text></g>`)
@@ -188,7 +188,8 @@
     const digits = Array.from({ length: 90 }, (_, i) => i + 10)
     const round = [-3, -2, -1, 0].flatMap((k) => digits.map((two) => Number(`${two}e${tens + k}`)))
     const near = round.filter((lr) => lr > bound / 40 && lr < bound * 1.6)
-    return [...new Set([...near, ...recorded, data.lr, bound])].sort((a, b) => a - b)
+    const others = [...near, ...recorded, data.lr].filter((lr) => Math.abs(lr / bound - 1) > 1e-6)
+    return [...new Set([...others, bound])].sort((a, b) => a - b)
   }
   // The path in pixels. Where it leaves the frame for good, an arrow says so.
   const trail = (points, { left, right, top, bottom }) => {
@@ -204,18 +205,18 @@
 
   const descent = (stage, data) => {
     const [rate, w, b, steps] = Array.from({ length: 4 }, () => make("input", { type: "range" }))
-    const outputs = [rate, w, b, steps].map(() => make("output"))
+    const values = [rate, w, b, steps].map(() => make("span", { ariaHidden: "true" })) // the sliders say them as well
     const model = choice(["y = w x", "y = w x + b"])
     const mark = make("datalist", { id: "learning-rate-bound" })
     const boundLabel = make("small", { ariaHidden: "true" }, "2/λ")
-    const rateField = field("Learning rate: ", rate, outputs[0])
-    const startAtB = field("Start: b = ", b, outputs[2])
+    const rateField = field("Learning rate", rate, values[0])
+    const startAtB = field("Start: b", b, values[2])
     const chart = picture()
     const reading = make("p", { className: "reading", ariaLive: "polite" })
     const equal = make("span")
     stage.append(
       make("div", { className: "controls" }, field("Model", model), rateField,
-        field("Start: w = ", w, outputs[1]), startAtB, field("Steps: ", steps, outputs[3]), mark),
+        field("Start: w", w, values[1]), startAtB, field("Steps", steps, values[3]), mark),
       reading,
       make("div", { className: "charts" }, chart),
       make("ul", { className: "legend" },
@@ -250,9 +251,9 @@
       const lr = rates[rate.value], start = starts().map((input) => Number(input.value))
       const points = path(chosen, lr, start, Number(steps.value)), end = points.at(-1)
       const [verdict, why] = fate(chosen, lr, start)
-      const texts = [plain(lr), ...[w, b, steps].map((input) => signed(input.value))]
-      outputs.forEach((output, i) => say(output, texts[i]))
-      rate.setAttribute("aria-valuetext", texts[0])
+      rate.setAttribute("aria-valuetext", plain(lr))
+      const texts = [`: ${plain(lr)}`, ` = ${signed(w.value)}`, ` = ${signed(b.value)}`, `: ${steps.value}`]
+      values.forEach((value, i) => say(value, texts[i]))
       say(reading, `Learning rate ${plain(lr)}, bound 2/λ = ${plain(boundOf(chosen))}. Gradient descent `,
         make("strong", {}, verdict), `${why}. Loss after ${steps.value} steps: ${plain(loss(chosen, end))}.`)
 
@@ -310,9 +311,9 @@
       try {
         const script = (box.querySelector("template")?.content ?? box).querySelector("script")
         const show = kinds[box.dataset.explorer](stage, JSON.parse(script.textContent))
+        show()
         stage.addEventListener("input", show)
         new ResizeObserver(show).observe(stage)
-        show()
       } catch (error) {
         stage.replaceChildren(make("p", {}, `These numbers cannot be drawn (${error.message}).`))
       }
