@@ -381,6 +381,19 @@ def test_residual_blocks_multiply_mean_squares_by_one_plus_scale_squared(scale):
     assert ((ratios.mean(dim=0) - 1).abs() < error).all()
 
 
+def test_default_branches_are_small():
+    torch.manual_seed(0)
+    factors = []
+    for _ in range(20):
+        model = ResidualMLP(64, 10)
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                module.reset_parameters()
+        factors.append(signal(model, 1000 * torch.randn(64, 64))[0] / (1 + 1 / 36) ** 10)  # large: biases do not count
+    factors = torch.tensor(factors)
+    assert abs(factors.mean() - 1) < 4 * factors.std() / math.sqrt(len(factors)) < 0.1
+
+
 # zero_last_
 
 
