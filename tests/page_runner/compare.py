@@ -15,6 +15,7 @@ from _pytest.doctest import _get_checker, _get_number_flag
 from PIL import Image
 
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+HASHED_ID = re.compile(r"(?:(?<=#)|^)(?:[mpc]|image)[0-9a-f]{10}\b")  # as matplotlib names what it drew
 HALF_A_PIXEL = 0.375  # in points: a CSS pixel is 0.75
 LEVELS = 8  # of 255, for each pixel of an embedded image
 
@@ -89,8 +90,7 @@ def _drawing(svg: str):
         for name, value in sorted(element.attrib.items()):
             name = name.rpartition("}")[2]
             if not value.startswith("data:"):
-                value = re.sub(r"(?<=#)[mpc][0-9a-f]{10}|^[mpc][0-9a-f]{10}$",
-                               lambda m: ids.setdefault(m[0], f"id{len(ids)}"), value)
+                value = HASHED_ID.sub(lambda match: ids.setdefault(match[0], f"id{len(ids)}"), value)
             yield f"<{tag} {name}>", value
         yield f"<{tag}>", (element.text or "").strip()
 

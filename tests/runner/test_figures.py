@@ -129,6 +129,16 @@ def test_embedded_images_are_compared_as_pixels():
     assert compare.figure(picture(100), picture(100, corner=120)) == "an embedded image differs"
 
 
+def test_a_drawn_image_may_differ_by_what_nobody_sees(project):
+    page = "import matplotlib.pyplot as plt\nplt.imshow([[0, {}]], vmin=0, vmax=255)\nplt.show()"
+    project.page(page.format(100), IMAGE)
+    assert project.run("docs", "--record").ret == 0
+    project.page(page.format(102), IMAGE)
+    project.run().assert_outcomes(passed=1)
+    project.page(page.format(120), IMAGE)
+    project.fails("an embedded image differs", failed=1)
+
+
 def test_ids_of_the_generator_do_not_matter_but_what_they_refer_to_does():
     one = '<svg><path id="m0123456789"/><path id="m9876543210"/><use href="#m0123456789"/></svg>'
     assert compare.figure(one, one.replace("m0123456789", "maaaaaaaaaa")) is None
