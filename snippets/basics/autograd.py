@@ -58,7 +58,7 @@ def numerical_gradient(f: Scalar, x: Tensor, h: float | None = None) -> Tensor:
     slopes = torch.zeros_like(x).flatten()
     for i, unit in enumerate(torch.eye(x.numel()).to(x)):
         step = h * unit.reshape(x.shape)
-        slopes[i] = (f(x + step) - f(x - step)).squeeze() / (2 * h)
+        slopes[i] = (f(x + step) - f(x - step)) / (2 * h)
     check("slopes", slopes)
     return slopes.reshape(x.shape)
 # --8<-- [end:numerical-gradient]
