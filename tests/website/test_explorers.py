@@ -170,6 +170,7 @@ def test_every_choice_draws_what_is_recorded_and_says_it(depth):
             assert close(values_at(chart, chart["predicted"]), list(enumerate(predicted))), name
             ticks = [tick for tick, _ in chart["y"]]
             step, span = ticks[1] - ticks[0], max(*measured, *predicted, 0) - min(*measured, *predicted, 0)
+            assert chart["y"] == sorted(chart["y"], key=lambda tick: -tick[1]) == sorted(chart["y"]), "more is above"
             assert 0 in ticks, name
             assert step == int(step) > 0, name
             assert 3 <= len(ticks) <= 8 or span <= 2, name

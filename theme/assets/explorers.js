@@ -104,7 +104,7 @@
 
   const depth = (stage, data) => {
     const scheme = choice(data.schemes, "Xavier"), activation = choice(data.activations, "tanh")
-    const layers = choice(data.depths, 50), width = choice(data.widths, 128)
+    const layers = choice(data.depths, data.depths.at(-1)), width = choice(data.widths, data.widths.at(-1))
     const charts = { forward: picture(), backward: picture() }
     const reading = make("p", { className: "reading", ariaLive: "polite" })
     stage.append(
