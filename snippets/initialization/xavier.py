@@ -75,7 +75,7 @@ def predict(
 # --8<-- [end:predict]
 
 
-# --8<-- [start:measure]
+# --8<-- [start:coarse]
 def coarse(h: Tensor) -> Tensor:
     """Round h (..., batch, n) to 16 bits below its largest entry."""
     top = h.abs().amax(dim=(-2, -1), keepdim=True)
@@ -83,6 +83,13 @@ def coarse(h: Tensor) -> Tensor:
     return torch.where(top > 0, (h / unit).round() * unit, h)
 
 
+def mean_squares(tensors: Sequence[Tensor]) -> Tensor:
+    """Over batch and entries of each tensor, stacked."""
+    return torch.stack([t.square().mean(dim=(-2, -1)) for t in tensors])
+# --8<-- [end:coarse]
+
+
+# --8<-- [start:measure]
 def measure(
     weights: Sequence[Tensor], f: Activation,
     x: Tensor, g: Tensor, scale: float = 1.0,
@@ -93,22 +100,19 @@ def measure(
     (..., batch, n_in) and the gradient g (..., batch, n_out) at the
     output. Raises TypeError unless all are float64: others overflow.
     """
-    kinds = {t.dtype for t in (*weights, x, g)}
-    if kinds != {torch.float64}:
-        raise TypeError(f"expected float64, got {sorted(map(str, kinds))}")
+    if any(t.dtype != torch.float64 for t in (*weights, x, g)):
+        got = {str(t.dtype) for t in (*weights, x, g)}
+        raise TypeError(f"expected float64, got {sorted(got)}")
     signals, gradients, tape = [x], [g], []
     for w in weights:
         z = (scale * (signals[-1] @ w.mT)).requires_grad_()
-        tape.append((w, z, f(z)))
-        signals.append(coarse(tape[-1][2].detach()))
+        h = f(z)
+        tape.append((w, z, h))
+        signals.append(coarse(h.detach()))
     for w, z, h in reversed(tape):
         (dz,) = torch.autograd.grad(h, z, gradients[-1])  # f'(z) g
         gradients.append(scale * (dz @ w))
-    squares = [
-        torch.stack([t.square().mean(dim=(-2, -1)) for t in side])
-        for side in (signals, gradients[::-1])
-    ]
-    return squares[0], squares[1]
+    return mean_squares(signals), mean_squares(gradients[::-1])
 # --8<-- [end:measure]
 
 
@@ -125,10 +129,10 @@ def fill_(weight: Tensor, variance: float, kind: str = "normal") -> Tensor:
         raise ValueError(f"expected a variance > 0, got {variance}")
     if kind not in ("normal", "uniform"):
         raise ValueError(f"expected normal or uniform, got {kind!r}")
-    std = math.sqrt(variance)
     if kind == "normal":
-        return weight.normal_(0, std)
-    return weight.uniform_(-math.sqrt(3) * std, math.sqrt(3) * std)
+        return weight.normal_(0, math.sqrt(variance))
+    bound = math.sqrt(3) * math.sqrt(variance)
+    return weight.uniform_(-bound, bound)
 # --8<-- [end:fill]
 
 
