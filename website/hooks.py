@@ -97,8 +97,8 @@ def on_page_content(html, page, config, files):
 
 
 def on_post_page(output, page, config):
-    """Repair what keeps readers with a keyboard or a screen reader out."""
-    return access.repair(output)
+    """Repair what keeps readers with a keyboard or a screen reader out; load fonts early."""
+    return katex.preload(access.repair(output))
 
 
 def on_post_template(output_content, template_name, config):

@@ -16,6 +16,12 @@ from markdown.treeprocessors import Treeprocessor
 KATEX = Path(__file__).resolve().parent.parent / "theme" / "assets" / "katex" / "katex.min.js"
 
 MATHML = ' xmlns="http://www.w3.org/1998/Math/MathML"'  # which HTML does not need
+FONTS = {"Main-Regular": 'class="katex"', "Math-Italic": "mathnormal", "Size2-Regular": "large-op"}  # by what asks for them
+STYLE = re.compile(r'<link rel="stylesheet" href="([^"]*)katex\.min\.css">')
+PRELOAD = """<script>
+if (location.protocol !== "file:") for (const font of {}) document.head.append(Object.assign(document.createElement("link"),
+  {{ rel: "preload", as: "font", crossOrigin: "", href: "{}fonts/KaTeX_" + font + ".woff2" }}))
+</script>"""  # browsers refuse to preload from a folder
 STRUT = re.compile(r'class="katex-strut" style="height:([\d.]+)em')
 
 # JSON, because QuickJS hands long strings that were put together from parts to Python damaged.
@@ -53,6 +59,12 @@ def render(tex: str, display: bool = False) -> str:
     if "error" in result:
         raise TexError(f"in the formula {tex!r}: {result['error']}")
     return result["html"].replace(MATHML, "")
+
+
+def preload(html: str) -> str:
+    """A page that asks for the fonts of its formulas at once, so that nothing moves when they come."""
+    fonts = [font for font, asks in FONTS.items() if asks in html]
+    return STYLE.sub(lambda style: PRELOAD.format(fonts, style[1]) + style[0], html) if fonts else html
 
 
 class _Formulas(Treeprocessor):

@@ -8,18 +8,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from tests.website.checks import base, home
+from tests.website.checks import base
 
 COMPRESSED = {".html", ".css", ".js", ".json", ".svg", ".xml", ".py", ".ipynb", ".txt"}
 mimetypes.add_type("font/woff2", ".woff2")
 mimetypes.add_type("text/javascript", ".js")
 
 
-def body(file: Path, address: str = "") -> bytes:
-    """What is sent for a file. The sitemap names the address: pages that it lists, Material loads in place."""
+def body(file: Path) -> bytes:
+    """What is sent for a file."""
     data = file.read_bytes()
-    if file.name == "sitemap.xml" and address:
-        data = data.replace(home(file.parent).encode(), address.encode())
     return gzip.compress(data, 6, mtime=0) if file.suffix in COMPRESSED else data
 
 
@@ -42,7 +40,7 @@ def serve(site: Path):
 
         def do_GET(self):
             status, file = file_for(site, self.path)
-            data = body(file, address)
+            data = body(file)
             self.send_response(status)
             self.send_header("Content-Type", mimetypes.guess_type(file.name)[0] or "application/octet-stream")
             self.send_header("Content-Length", str(len(data)))
@@ -57,12 +55,11 @@ def serve(site: Path):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    address = f"http://127.0.0.1:{server.server_port}{base(site)}"
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield address
+        yield f"http://127.0.0.1:{server.server_port}{base(site)}"
     finally:
         server.shutdown()
         server.server_close()

@@ -33,20 +33,18 @@ class TestKeyboard(Keyboard):
 
 @pytest.mark.parametrize("place", ["server", "folder"])
 def test_the_next_page_opens(browser, served, place):
-    """On a server in place, without loading the frame again; and from a folder, without a server."""
+    """On a server, and from a folder without one, where everything works but search."""
     site = served.url if place == "server" else f"{served.folder.as_uri()}/"
     context = look.new_context(browser)
     visit = look.Visit(context, f"{site}index.html", site)
     link = visit.page.locator(".md-footer__link--next")
     url = link.evaluate("link => link.href")
-    visit.page.wait_for_load_state("networkidle")  # by then Material knows the pages of the site
-    visit.page.evaluate("window.stays = true")
     link.click()
     visit.page.wait_for_url(url, wait_until="commit")
     heading = checks.by_file(served.folder)[served.folder / url.removeprefix(site)].soup.h1.get_text().strip()
     visit.page.get_by_role("heading", name=heading, level=1).wait_for()
-    assert visit.page.evaluate("window.stays === true") == (place == "server")
     visit.scroll_through()
-    assert not look.quiet(visit)
+    assert not [problem for problem in look.quiet(visit) if place == "server" or "search_index.js" not in problem]
+    assert visit.page.locator("article .md-clipboard, article .md-code__button").count() > 0, "no buttons to copy code"
     assert not look.figures(visit.page, "light")
     context.close()

@@ -301,23 +301,19 @@
     }).join("")
   }
 
-  // Material calls this for the first page and for each page that it loads in place.
-
   const kinds = { depth, descent }
-  document$.subscribe(() => {
-    for (const box of document.querySelectorAll(".explorer[data-explorer]:not(:has(> .stage))")) {
-      const stage = make("div", { className: "stage" })
-      box.prepend(stage)
-      try {
-        const script = (box.querySelector("template")?.content ?? box).querySelector("script")
-        const show = kinds[box.dataset.explorer](stage, JSON.parse(script.textContent))
-        show()
-        stage.addEventListener("input", show)
-        new ResizeObserver(show).observe(stage)
-      } catch (error) {
-        stage.replaceChildren(make("p", {}, `These numbers cannot be drawn (${error.message}).`))
-      }
+  const explore = (box) => {
+    const stage = make("div", { className: "stage" })
+    box.prepend(stage)
+    try {
+      const show = kinds[box.dataset.explorer](stage, JSON.parse(box.querySelector("script").textContent))
+      show()
+      stage.addEventListener("input", show)
+      new ResizeObserver(show).observe(stage)
+    } catch (error) {
+      stage.replaceChildren(make("p", {}, `These numbers cannot be drawn (${error.message}).`))
     }
-  })
-  window.explorers = { path, loss }
+  }
+  document.querySelectorAll(".explorer[data-explorer]").forEach(explore)
+  window.explorers = { path, loss, explore }
 }

@@ -6,7 +6,8 @@ const options = [...document.querySelectorAll(".md-option")]
 
 // The menu opens with Enter as well, closes with Escape, and keeps the focus while it is open.
 drawer.addEventListener("keydown", ({ key }) => key === "Enter" && drawer.click())
-drawer.addEventListener("change", () => behind().forEach((part) => (part.inert = drawer.checked)))
+const shut = () => behind().forEach((part) => (part.inert = drawer.checked))
+drawer.addEventListener("change", shut)
 addEventListener("keydown", ({ key }) => {
   if (key === "Escape" && drawer.checked) {
     drawer.click()
@@ -39,12 +40,11 @@ const fitting = new ResizeObserver((entries) => {
 const quiet = () => document.querySelectorAll(".md-code__nav").forEach((nav) => (nav.role = "none"))
 const quieting = new MutationObserver(quiet)
 
-// Material calls this for the first page and for each page that it loads in place.
+// Material calls this once the page is there.
 document$.subscribe(() => {
-  behind().forEach((part) => (part.inert = false))
+  shut()
   scheme = options.find((option) => !option.nextElementSibling.hidden) // Material shows its label, but does not check it
   if (scheme) scheme.checked = true
-  fitting.disconnect()
   for (const part of document.querySelectorAll(".katex-display, .figure")) fitting.observe(part)
   quieting.observe(document.querySelector("article"), { childList: true, subtree: true })
   quiet()
