@@ -16,11 +16,12 @@ from markdown.treeprocessors import Treeprocessor
 KATEX = Path(__file__).resolve().parent.parent / "theme" / "assets" / "katex" / "katex.min.js"
 
 MATHML = ' xmlns="http://www.w3.org/1998/Math/MathML"'  # which HTML does not need
-FONTS = {"Main-Regular": 'class="katex"', "Math-Italic": "mathnormal", "Size2-Regular": "large-op"}  # by what asks for them
+FONTS = {"Main-Regular": 'class="katex"', "Math-Italic": "mathnormal", "Size2-Regular": "large-op"}  # by who asks
 STYLE = re.compile(r'<link rel="stylesheet" href="([^"]*)katex\.min\.css">')
 PRELOAD = """<script>
-if (location.protocol !== "file:") for (const font of {}) document.head.append(Object.assign(document.createElement("link"),
-  {{ rel: "preload", as: "font", crossOrigin: "", href: "{}fonts/KaTeX_" + font + ".woff2" }}))
+if (location.protocol !== "file:") for (const font of {}) document.head.append(Object.assign(
+  document.createElement("link"), {{ rel: "preload", as: "font", crossOrigin: "", href: "{}fonts/KaTeX_" + font + ".woff2" }}
+))
 </script>"""  # browsers refuse to preload from a folder
 STRUT = re.compile(r'class="katex-strut" style="height:([\d.]+)em')
 
