@@ -20,7 +20,8 @@ FONTS = {"Main-Regular": 'class="katex"', "Math-Italic": "mathnormal", "Size2-Re
 STYLE = re.compile(r'<link rel="stylesheet" href="([^"]*)katex\.min\.css">')
 PRELOAD = """<script>
 if (location.protocol !== "file:") for (const font of {}) document.head.append(Object.assign(
-  document.createElement("link"), {{ rel: "preload", as: "font", crossOrigin: "", href: "{}fonts/KaTeX_" + font + ".woff2" }}
+  document.createElement("link"),
+  {{ rel: "preload", as: "font", crossOrigin: "", href: "{}fonts/KaTeX_" + font + ".woff2" }},
 ))
 </script>"""  # browsers refuse to preload from a folder
 STRUT = re.compile(r'class="katex-strut" style="height:([\d.]+)em')
