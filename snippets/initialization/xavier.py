@@ -65,13 +65,13 @@ def predict(
     if len(widths) != len(variances) + 1:
         got = f"{len(variances)} for {len(widths) - 1} layers"
         raise ValueError(f"expected a variance a layer, got {got}")
-    forward, total = [1.0], [0.0]
+    forward, backward = [1.0], [1.0]
     for k, v in enumerate(variances):
         square, slope = moments(f, widths[k] * v * forward[k])
         forward.append(square)
-        total.append(total[k] + math.log10(widths[k + 1] * v * slope))
-    both = torch.tensor([forward, total], dtype=torch.float64)
-    return both[0].log10(), both[1]
+        backward.append(widths[k + 1] * v * slope)
+    both = torch.tensor([forward, backward], dtype=torch.float64)
+    return both[0].log10(), both[1].log10().cumsum(dim=0)
 # --8<-- [end:predict]
 
 

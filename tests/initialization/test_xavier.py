@@ -267,6 +267,12 @@ def test_predict_wants_a_variance_a_layer(widths, variances):
         predict(torch.relu, [3] * widths, [1.0] * variances)
 
 
+def test_predict_says_minus_infinity_of_a_signal_that_dies():
+    forward, total = predict(torch.relu, [4, 4, 4], [0.0, 1.0])
+    assert forward.tolist() == [0.0, -math.inf, -math.inf]
+    assert total[:2].tolist() == [0.0, -math.inf]
+
+
 def test_predict_refuses_a_negative_variance():
     with pytest.raises(ValueError, match=r"^expected a finite q >= 0, got -3\.0$"):
         predict(torch.relu, [3, 3], [-1.0])
