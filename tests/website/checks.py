@@ -19,7 +19,7 @@ import nbformat
 from bs4 import BeautifulSoup, Comment, NavigableString
 
 ORIGIN = "https://this-site.invalid"  # stands for the server while links are resolved
-LARGEST_ARTICLE = 75_000  # bytes of a page's content before compression, without formulas and recorded data
+LARGEST_ARTICLE = 75_000  # bytes of a page before compression, without its frame, formulas, recorded data and record of runs
 CODE_TAGS = {"code", "pre", "kbd", "samp", "script", "style", "annotation", "svg", "textarea"}
 TEX = re.compile(r"\\[(\)\[\]]|\$\$|\$[^$\n]+\$|\\(?:begin|end|frac|mathbf|sum|partial|text|left|cdot)\b")
 MISSPELT = re.compile(r"(?:python|py|bash|text|console|pycon|sh)(?:[ \t]*\n|[ \t]+(?:\{|\w+=))|.*\n.*\n", re.DOTALL)
@@ -337,7 +337,7 @@ def sizes(site: Path) -> list[str]:
     problems = []
     for page in htmls(site):
         article = page.soup.select_one("article") or page.soup.body
-        others = sum(len(str(tag).encode()) for tag in article.select(".katex, .explorer script"))
+        others = sum(len(str(tag).encode()) for tag in article.select(".katex, .explorer script, .provenance"))  # the last grows with devices
         size = len(str(article).encode()) - others
         if size > LARGEST_ARTICLE:
             rule = f"a page may have {LARGEST_ARTICLE:,}"
