@@ -97,7 +97,7 @@ class Wrapper(nn.Module):
         for name, part in parts.items():
             if not isinstance(part, nn.Module):
                 raise TypeError(f"expected a module as {name}, got {part!r}")
-            self.add_module(name, part)
+            setattr(self, name, part)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.after(self.model(self.before(x)))
