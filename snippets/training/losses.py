@@ -61,8 +61,8 @@ def check_labels(
 def nll(log_p: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
     """Negative log-likelihood of labels (n,) under log_p (n, C).
 
-    Raises ValueError and TypeError as check_labels and reduce do, and
-    ValueError unless exp(log_p) sums to 1 in each row, to 0.01.
+    Raises what check_labels and reduce raise, and ValueError unless
+    exp(log_p) sums to 1 in each row, to 0.01.
     """
     check_labels(log_p, labels)
     mass = log_p.detach().exp().sum(dim=1)
@@ -97,8 +97,8 @@ def cross_entropy(
 ) -> Tensor:
     """Cross-entropy of logits (n, C) and labels (n,), weight (C,).
 
-    Raises ValueError and TypeError as check_labels, log_sum_exp and reduce
-    do, and ValueError for weights or smoothing out of range.
+    Raises what check_labels, log_sum_exp and reduce raise, and ValueError
+    for weights or smoothing out of range.
     """
     check_labels(logits, labels, ignore_index)
     classes = logits.shape[1]
@@ -141,8 +141,8 @@ def bce_with_logits(
 ) -> Tensor:
     """Binary cross-entropy of logits and targets in 0..1, of any shape.
 
-    Raises ValueError and TypeError as check_pair and reduce do, and
-    ValueError for a target or pos_weight out of range.
+    Raises what check_pair and reduce raise, and ValueError for a target or
+    pos_weight out of range.
     """
     check_pair(logits, target)
     if not ((target >= 0) & (target <= 1)).all():
@@ -164,8 +164,8 @@ def reliability(
     """Mean of p, share of ones and count in each bin that is not empty.
 
     p (n,) lies in 0..1; outcome (n,) holds 0 and 1 in the dtype of p.
-    Raises ValueError and TypeError as check_pair does, and ValueError for
-    other values or no bins. Source: https://arxiv.org/abs/1706.04599
+    Raises what check_pair raises, and ValueError for other values or no
+    bins. Source: https://arxiv.org/abs/1706.04599
     """
     check_pair(p, outcome)
     if not ((p >= 0) & (p <= 1) & (outcome * (1 - outcome) == 0)).all():
@@ -188,8 +188,7 @@ def huber(
 ) -> Tensor:
     """Squared error up to delta, straight lines beyond, of any shape.
 
-    Raises ValueError and TypeError as check_pair and reduce do, and
-    ValueError unless delta > 0.
+    Raises what check_pair and reduce raise, and ValueError unless delta > 0.
     """
     check_pair(prediction, target)
     if not delta > 0:
