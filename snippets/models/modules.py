@@ -82,11 +82,10 @@ class Lambda(nn.Module):
 
 # --8<-- [start:normalize]
 class Normalize(nn.Module):
-    """(x - mean) / std by channel, from (..., C, H, W) to the same shape.
+    """(x - mean) / std by channel; shape (..., C, H, W), dtype of x.
 
-    mean and std: C numbers each, kept as buffers (C, 1, 1). The output
-    has the dtype of x. Raises ValueError (lengths differ, std not
-    positive, other channels), TypeError (x is not floating-point).
+    mean and std: C numbers each. Raises ValueError (lengths differ, std
+    not positive, other channels), TypeError (x is not floating-point).
     """
 
     mean: Tensor
@@ -107,8 +106,8 @@ class Normalize(nn.Module):
         if not x.is_floating_point():
             raise TypeError(f"expected floating-point x, got {x.dtype}")
         if x.shape[-3:-2] != self.mean.shape[:1]:
-            want, got = len(self.mean), tuple(x.shape)
-            raise ValueError(f"expected (..., {want}, H, W), got {got}")
+            want, got = self.mean.shape[0], tuple(x.shape)
+            raise ValueError(f"expected {want} channels, got {got}")
         return (x - self.mean.to(x.dtype)) / self.std.to(x.dtype)
 # --8<-- [end:normalize]
 
