@@ -15,10 +15,7 @@ Weights = tuple[Tensor, Tensor, Tensor, Tensor]  # w_ih, w_hh, b_ih, b_hh
 # --8<-- [start:output-size]
 def output_size(size: int, kernel: int, stride: int = 1,
                 padding: int = 0, dilation: int = 1) -> int:
-    """Return how many windows fit along an axis of size cells.
-
-    Raises ValueError for numbers out of range and if no window fits.
-    """
+    """Return how many windows fit along an axis; ValueError if none."""
     if min(kernel, stride, padding + 1, dilation) < 1:
         got = f"{kernel}, {stride}, {padding}, {dilation}"
         raise ValueError(f"expected 1, 1, 0, 1 or more each, got {got}")
@@ -40,8 +37,8 @@ def windows(x: Tensor, kernel: Size, stride: Size = 1, padding: Size = 0,
             dilation: Size = 1, fill: float = 0.0) -> Tensor:
     """Return the windows (n, c, rows, columns, kh, kw) of x (n, c, h, w).
 
-    fill is the value of padding. Raises ValueError for other shapes, for
-    dtypes that are no floats, and what output_size raises.
+    fill is the value of padding. Raises ValueError for another shape or
+    dtype, and if no window fits.
     """
     if x.dim() != 4 or not x.is_floating_point():
         got = f"{x.dtype} {tuple(x.shape)}"
@@ -60,8 +57,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None,
            stride: Size = 1, padding: Size = 0, dilation: Size = 1) -> Tensor:
     """Return the maps (n, out, rows, columns) of x (n, in, h, w).
 
-    weight is (out, in, kh, kw), bias (out,). Raises ValueError for other
-    shapes, and what windows raises.
+    weight is (out, in, kh, kw), bias (out,). Raises ValueError if not.
     """
     if weight.dim() != 4 or x.shape[1:2] != weight.shape[1:2]:
         got = f"{tuple(x.shape)}, {tuple(weight.shape)}"
@@ -75,10 +71,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None,
 # --8<-- [start:pooling]
 def max_pool2d(x: Tensor, kernel: Size, stride: Size | None = None,
                padding: Size = 0, dilation: Size = 1) -> Tensor:
-    """Return the largest value of each window; padding counts as -inf.
-
-    Raises ValueError as windows does and if a window may be all padding.
-    """
+    """Return the largest value of each window; padding counts as -inf."""
     for k, p, d in zip(*map(pair, (kernel, padding, dilation)), strict=True):
         if 2 * p > d * (k - 1) + 1:
             raise ValueError(f"expected padding of half a window, got {p}")
@@ -101,8 +94,7 @@ def gates(x: Tensor, h: Tensor, weights: Weights,
           count: int) -> list[tuple[Tensor, Tensor]]:
     """Return count pairs (from x, from h) of x (n, in) and h (n, hidden).
 
-    w_ih is (count·hidden, in) and w_hh (count·hidden, hidden), or it
-    raises ValueError.
+    Raises ValueError unless w_ih, w_hh have count·hidden rows that fit.
     """
     w_ih, w_hh, b_ih, b_hh = weights
     want = [(count * h.shape[-1], t.shape[-1]) for t in (x, h)]
@@ -137,10 +129,7 @@ def gru_cell(x: Tensor, h: Tensor, weights: Weights) -> Tensor:
 
 # --8<-- [start:unroll]
 def unroll(cell: Callable, x: Tensor, state, weights: Weights) -> tuple:
-    """Return h of all steps (L, n, hidden) and the last state.
-
-    x is (L, n, in), state what cell takes and returns.
-    """
+    """Return h of all steps (L, n, hidden) and the last state of cell."""
     outputs = []
     for step in x:  # (n, in)
         state = cell(step, state, weights)
@@ -157,10 +146,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor,
     q is (…, L, e), k (…, S, e), v (…, S, values). Where mask (…, L, S) is
     True, the key takes part. Raises ValueError for other shapes and for a
     query without a key, TypeError for a mask that is not of bools.
-    Source: Vaswani et al. 2017, equation 1.
     """
     if q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
-        got = ", ".join(str(tuple(t.shape)) for t in (q, k, v))
+        got = [tuple(t.shape) for t in (q, k, v)]
         raise ValueError(f"expected (…, L, e), (…, S, e), (…, S, v), got {got}")
     scores = q @ k.mT / q.shape[-1] ** 0.5  # (…, L, S)
     if mask is not None:
@@ -183,10 +171,7 @@ def standardize(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor,
                eps: float = 1e-5) -> Tensor:
-    """Standardize over the last dims, those of weight and bias.
-
-    Raises ValueError if x does not end in the shape of weight.
-    """
+    """Standardize over the last dims, those of weight, or ValueError."""
     want, got = tuple(weight.shape), tuple(x.shape)
     if got[-len(want):] != want:
         raise ValueError(f"expected (…, {str(want)[1:]}, got {got}")
@@ -201,8 +186,8 @@ def batch_norm(x: Tensor, mean: Tensor, var: Tensor, training: bool,
     """Standardize each channel of x (n, c, …), without scale and shift.
 
     In training by the batch, which also moves the running mean and var
-    (c,). Otherwise by these. Raises ValueError for another number of
-    channels and for training on one value a channel.
+    (c,), otherwise by these. Raises ValueError for another shape and for
+    training on one value a channel.
     Source: Ioffe and Szegedy 2015, algorithms 1 and 2.
     """
     if x.shape[1:2] != mean.shape:
