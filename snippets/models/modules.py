@@ -144,8 +144,8 @@ class ConvNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1:] != self.image_shape:
-            want, got = ("n", *self.image_shape), tuple(x.shape)
-            raise ValueError(f"expected {want}, got {got}")
+            want, got = self.image_shape, tuple(x.shape)
+            raise ValueError(f"expected a batch of {want}, got {got}")
         if not x.is_floating_point():
             raise TypeError(f"expected floating-point x, got {x.dtype}")
         x = max_pool2d(self.conv1(x).relu(), 2)  # (n, 6, 14, 14)
