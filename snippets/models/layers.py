@@ -69,29 +69,33 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None,
 
 
 # --8<-- [start:pooling]
+def place(kernel: Size, stride: Size | None, padding: Size) -> tuple:
+    """Return kernel, stride (None is kernel), padding, or ValueError."""
+    for k, p in zip(pair(kernel), pair(padding), strict=True):
+        if 2 * p > k:
+            raise ValueError(f"expected padding of at most {k // 2}, got {p}")
+    return kernel, kernel if stride is None else stride, padding
+
+
 def max_pool2d(x: Tensor, kernel: Size, stride: Size | None = None,
                padding: Size = 0, dilation: Size = 1) -> Tensor:
     """Return the largest value of each window; padding counts as -inf."""
-    for k, p, d in zip(*map(pair, (kernel, padding, dilation)), strict=True):
-        if 2 * p > d * (k - 1) + 1:
-            raise ValueError(f"expected padding of half a window, got {p}")
-    stride = kernel if stride is None else stride
-    y = windows(x, kernel, stride, padding, dilation, fill=-torch.inf)
+    where = place(kernel, stride, padding)
+    y = windows(x, *where, dilation, fill=-torch.inf)
     return y.flatten(4).max(dim=4).values
 
 
 def avg_pool2d(x: Tensor, kernel: Size, stride: Size | None = None,
                padding: Size = 0, count_include_pad: bool = True) -> Tensor:
     """Return the mean of each window; padding is 0, counted or not."""
-    where = kernel, kernel if stride is None else stride, padding
+    where = place(kernel, stride, padding)
     ones = windows(torch.ones_like(x), *where, fill=float(count_include_pad))
     return windows(x, *where).sum(dim=(4, 5)) / ones.sum(dim=(4, 5))
 # --8<-- [end:pooling]
 
 
 # --8<-- [start:cells]
-def gates(x: Tensor, h: Tensor, weights: Weights,
-          count: int) -> list[tuple[Tensor, Tensor]]:
+def gates(x: Tensor, h: Tensor, weights: Weights, count: int) -> list:
     """Return count pairs (from x, from h) of x (n, in) and h (n, hidden).
 
     Raises ValueError unless w_ih, w_hh have count·hidden rows that fit.
@@ -193,8 +197,7 @@ def batch_norm(x: Tensor, mean: Tensor, var: Tensor, training: bool,
     if x.shape[1:2] != mean.shape:
         raise ValueError(f"expected (n, {len(mean)}, …), got {tuple(x.shape)}")
     if not training:
-        y = (x.movedim(1, -1) - mean) / (var + eps).sqrt()  # channels last
-        return y.movedim(-1, 1)
+        return ((x.movedim(1, -1) - mean) / (var + eps).sqrt()).movedim(-1, 1)
     if x[:, 0].numel() < 2:
         raise ValueError("expected 2 values a channel or more, got 1")
     dims = (0, *range(2, x.dim()))
