@@ -201,7 +201,7 @@ def main() -> None:
     for name, count in (counts := count_parameters(model)).items():
         print(f"{name:5} {count:6,}")
     print(f"all   {sum(counts.values()):6,}")
-    model.extra = [nn.Linear(84, 10)]
+    model.extra = [ConvNet()]
     print("hidden:", hidden(model), "still", len(list(model.parameters())))
 
 

@@ -92,8 +92,8 @@ def test_a_list_of_registered_things_hides_nothing():
     assert hidden(module) == ["order[4]"]
 
 
-def test_hidden_keeps_names_that_begin_with_an_underscore():
-    assert hidden(holder(_layers=[nn.ReLU()])) == ["_layers[0]"]
+def test_hidden_keeps_the_beginning_of_every_name():
+    assert hidden(holder(_layers=[nn.ReLU()], X=nn.ReLU())) == ["_layers[0]", "X"]
 
 
 @settings(max_examples=20, deadline=None)
