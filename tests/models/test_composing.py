@@ -156,9 +156,9 @@ def test_prepare_centers_and_puts_the_odd_row_after(shape, want):
 
 
 def test_the_photo_of_the_page_at_every_pixel():
-    photo = pixels(3, 1200, 1328)
+    photo = pixels(1, 1200, 1328)
     result = Prepare()(photo)
-    assert result.shape == (1, 3, 640, 640)
+    assert result.shape == (1, 1, 640, 640)
     assert result.tolist() == reference([photo.tolist()], 640)
 
 
@@ -594,10 +594,10 @@ def test_the_alternative_to_export_is_deprecated():
 # the script
 
 PRINTED = """\
-prepared (1, 3, 640, 640)
+prepared (3, 1200, 1328) -> (1, 3, 640, 640)
 one photo (1, 3) two photos (2, 3)
 attributes 3 ['car', 'person', 'sign'] 32
-same scores as the bare detector: True
+difference from the bare detector 0.0000
 """
 
 
@@ -611,6 +611,20 @@ def test_main_leaves_no_file(monkeypatch, tmp_path, capsys):
     main()
     assert capsys.readouterr().out == PRINTED
     assert [*tmp_path.iterdir()] == []
+
+
+def test_main_loads_onto_an_accelerator_that_is_there(monkeypatch, capsys):
+    there, devices = torch.device("cpu", 0), []
+
+    def load(model, path, device):
+        devices.append(device)
+        load_weights(model, path, device.type)
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: check_available and there)
+    monkeypatch.setattr(composing, "load_weights", load)
+    main()
+    assert devices == [there]
+    assert capsys.readouterr().out == PRINTED
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules.*:RuntimeWarning")
