@@ -15,10 +15,10 @@ Weights = tuple[Tensor, Tensor, Tensor, Tensor]  # w_ih, w_hh, b_ih, b_hh
 # --8<-- [start:output-size]
 def output_size(size: int, kernel: int, stride: int = 1,
                 padding: int = 0, dilation: int = 1) -> int:
-    """Return how many windows fit along an axis; ValueError if none."""
+    """Return how many windows fit along an axis, or ValueError."""
     if min(kernel, stride, padding + 1, dilation) < 1:
-        got = f"{kernel}, {stride}, {padding}, {dilation}"
-        raise ValueError(f"expected 1, 1, 0, 1 or more each, got {got}")
+        got = f"{kernel=}, {stride=}, {padding=}, {dilation=}"
+        raise ValueError(f"expected 1, 1, 0, 1 or more, got {got}")
     span = dilation * (kernel - 1) + 1  # cells from first to last
     room = size + 2 * padding - span  # how far the window can move
     if room < 0:
@@ -38,7 +38,7 @@ def windows(x: Tensor, kernel: Size, stride: Size = 1, padding: Size = 0,
     """Return the windows (n, c, rows, columns, kh, kw) of x (n, c, h, w).
 
     fill is the value of padding. Raises ValueError for another shape or
-    dtype, and if no window fits.
+    dtype, and what output_size raises.
     """
     if x.dim() != 4 or not x.is_floating_point():
         got = f"{x.dtype} {tuple(x.shape)}"
@@ -153,7 +153,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor,
     """
     if q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
         got = [tuple(t.shape) for t in (q, k, v)]
-        raise ValueError(f"expected (…, L, e), (…, S, e), (…, S, v), got {got}")
+        raise ValueError(f"expected … (L, e), (S, e), (S, v), got {got}")
     scores = q @ k.mT / q.shape[-1] ** 0.5  # (…, L, S)
     if mask is not None:
         if mask.dtype != torch.bool:

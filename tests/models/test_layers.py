@@ -108,10 +108,11 @@ def test_output_size_by_default_steps_by_one_without_padding_and_dilation():
 
 @pytest.mark.parametrize(
     ("arguments", "got"),
-    [((0,), "0, 1, 0, 1"), ((1, 0), "1, 0, 0, 1"), ((1, 1, -1), "1, 1, -1, 1"), ((1, 1, 0, 0), "1, 1, 0, 0")],
+    [((0,), (0, 1, 0, 1)), ((1, 0), (1, 0, 0, 1)), ((1, 1, -1), (1, 1, -1, 1)), ((1, 1, 0, 0), (1, 1, 0, 0))],
 )
 def test_output_size_refuses_numbers_out_of_range(arguments, got):
-    with refuses(ValueError, f"expected 1, 1, 0, 1 or more each, got {got}"):
+    got = "kernel={}, stride={}, padding={}, dilation={}".format(*got)
+    with refuses(ValueError, f"expected 1, 1, 0, 1 or more, got {got}"):
         output_size(5, *arguments)
 
 
@@ -164,14 +165,6 @@ def test_windows_by_default_step_by_one_without_padding_and_dilation():
     y = windows(x, 2)
     assert y.shape == (1, 1, 2, 3, 2, 2)
     assert y[0, 0, 1, 2].tolist() == [[6, 7], [10, 11]]
-    assert y.untyped_storage().size() >= x.untyped_storage().size()
-
-
-def test_windows_without_padding_copy_nothing():
-    x = torch.arange(12.0).view(1, 1, 3, 4)
-    y = windows(x, 2, 1, 0)
-    y[0, 0, 0, 0, 0, 0] = 50
-    assert (x == 50).sum() == 0 or x[0, 0, 0, 0] == 50
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (1, 3, 4), (1, 1, 1, 3, 4)])
@@ -340,7 +333,7 @@ def test_max_pool2d_allows_the_padding_that_torch_allows(kernel, padding, dilati
 
 def test_pooling_refuses_a_stride_of_zero():
     for pool in max_pool2d, avg_pool2d:
-        with refuses(ValueError, "expected 1, 1, 0, 1 or more each, got 2, 0, 0, 1"):
+        with refuses(ValueError, "expected 1, 1, 0, 1 or more, got kernel=2, stride=0, padding=0, dilation=1"):
             pool(torch.zeros(1, 1, 4, 4), 2, 0)
 
 
@@ -512,7 +505,7 @@ def test_true_takes_part_here_and_is_left_out_in_multihead_attention():
     ("q", "k", "v"), [((2, 3), (4, 2), (4, 3)), ((2, 3), (4, 3), (5, 3)), ((1, 2, 3), (1, 4, 3), (1, 3, 3))]
 )
 def test_attention_refuses_other_shapes(q, k, v):
-    with refuses(ValueError, f"expected (…, L, e), (…, S, e), (…, S, v), got {[q, k, v]}"):
+    with refuses(ValueError, f"expected … (L, e), (S, e), (S, v), got {[q, k, v]}"):
         attention(torch.zeros(q), torch.zeros(k), torch.zeros(v))
 
 
