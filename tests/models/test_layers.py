@@ -23,6 +23,7 @@ from snippets.models.layers import (
     max_pool2d,
     output_size,
     pair,
+    place,
     rnn_cell,
     standardize,
     unroll,
@@ -329,6 +330,11 @@ def test_max_pool2d_allows_the_padding_that_torch_allows(kernel, padding, dilati
             max_pool2d(x, kernel, 1, padding, dilation)
         with refuses(ValueError, message):
             avg_pool2d(x, kernel, 1, padding)
+
+
+def test_pooling_refuses_three_numbers_for_two_dims():
+    with refuses(ValueError, "zip() argument 2 is longer than argument 1"):
+        place((2, 2), None, (1, 1, 1))
 
 
 def test_pooling_refuses_a_stride_of_zero():
