@@ -63,16 +63,17 @@ def same_state(a: nn.Module, b: nn.Module) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-class Devices(TorchDispatchMode):
-    """Records the kind of device of every tensor that an operation returns."""
+class Results(TorchDispatchMode):
+    """Records the kind of device and the shape of every tensor that an operation returns."""
 
     def __init__(self):
         super().__init__()
-        self.seen = []
+        self.devices, self.shapes = [], []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        self.seen.append(result.device.type)
+        self.devices.append(result.device.type)
+        self.shapes.append(tuple(result.shape))
         return result
 
 
@@ -196,15 +197,23 @@ def test_prepare_takes_any_memory_layout():
 
 def test_prepare_takes_an_empty_batch():
     assert Prepare(4)(torch.zeros(0, 3, 5, 7)).shape == (0, 3, 4, 4)
+    assert Prepare(4)(torch.zeros(2, 0, 5, 7)).shape == (2, 0, 4, 4)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16])
 def test_prepare_makes_every_tensor_where_its_input_is(dtype):
     image = torch.empty(3, 6, 8, device="meta", dtype=dtype)
-    with Devices() as devices:
+    with Results() as results:
         result = Prepare(4)(image)
-    assert set(devices.seen) == {"meta"}
+    assert set(results.devices) == {"meta"}
     assert (result.device.type, result.dtype, result.shape) == ("meta", dtype, (1, 3, 4, 4))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 9), (3, 9, 4)])
+def test_prepare_makes_nothing_larger_than_the_square(shape):
+    with Results() as results:
+        Prepare(2)(pixels(*shape))
+    assert max(results.shapes, key=lambda found: torch.Size(found).numel()) == (1, 3, 9, 9)
 
 
 def test_prepare_passes_the_gradient_to_the_pixels_it_reads():
