@@ -179,6 +179,11 @@ def test_windows_refuse_integers():
         windows(torch.zeros(1, 1, 3, 4, dtype=torch.uint8), 1)
 
 
+def test_windows_refuse_three_numbers_for_two_dims():
+    with refuses(ValueError, "zip() argument 3 is longer than arguments 1-2"):
+        windows(torch.zeros(1, 1, 3, 3), (2, 2), (1, 1, 1))
+
+
 def test_windows_say_what_does_not_fit():
     with refuses(ValueError, "expected 3 cells or more, got 2"):
         windows(torch.zeros(1, 1, 3, 2), 3)
@@ -416,6 +421,13 @@ def test_layers_are_stacked_by_unrolling_the_outputs(kind, cell, count):
     state = (h, h) if count == 4 else h
     y = unroll(cell, unroll(cell, x, state, weights[:4])[0], state, weights[4:])[0]
     torch.testing.assert_close(y, layer(x)[0])
+
+
+@pytest.mark.parametrize(("cell", "mine", "count"), [(kind[0], *kind[2:]) for kind in KINDS])
+def test_a_cell_takes_one_sample_without_a_batch(cell, mine, count):
+    layer, x, h = cell(3, 4).double(), draw(3), draw(4)
+    state = (h, h) if count == 4 else h
+    torch.testing.assert_close(mine(x, state, tuple(layer.parameters())), layer(x, state))
 
 
 def test_the_reset_gate_acts_after_the_matrix_product():
