@@ -91,8 +91,8 @@ def count_parameters(name: str) -> int:
 def draw_scene(generator: torch.Generator, most: int = 3) -> Scene:
     """Return an image (3, h, w) in 0..1 and its 1 to most shapes.
 
-    h and w are 64 to 96 pixels. Label 1 is a green rectangle, 2 is a blue disc;
-    their boxes share no area. Raises ValueError if most is below 1.
+    h and w are 64 to 96 pixels. Label 1 is a green rectangle, 2 a blue
+    disc. Their boxes share no area. Raises ValueError if most is below 1.
     """
     if most < 1:
         raise ValueError(f"expected most >= 1, got {most}")
@@ -117,7 +117,8 @@ def draw_scene(generator: torch.Generator, most: int = 3) -> Scene:
         color = 0.5 * torch.rand(3, 1, 1, generator=generator)
         color[label] = 1.0  # green rectangles, blue discs
         image = torch.where(far < 1, color, image)
-        boxes, labels = torch.cat([boxes, box]), torch.cat([labels, label[None]])
+        boxes = torch.cat([boxes, box])
+        labels = torch.cat([labels, label[None]])
     return image, {"boxes": boxes, "labels": labels}
 # --8<-- [end:scene]
 

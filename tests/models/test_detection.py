@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torchvision import ops
 from torchvision.models import get_model, get_model_weights
-from torchvision.models.detection import FCOS
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from snippets.models.detection import (
     Backbone,
@@ -445,6 +446,35 @@ def test_the_anchors_tile_the_image():
 def test_a_detector_needs_a_class(num_classes):
     with pytest.raises(ValueError, match=f"^expected num_classes >= 1, got {num_classes}$"):
         small_detector(num_classes)
+
+
+# what the page says of torchvision
+
+
+def tiny(kind: str) -> nn.Module:
+    if kind == "FCOS":
+        return small_detector(3)
+    anchors = AnchorGenerator(sizes=((32,),), aspect_ratios=((1.0,),))
+    if kind == "RetinaNet":
+        return RetinaNet(Backbone(), 3, min_size=64, max_size=96, anchor_generator=anchors)
+    pool = ops.MultiScaleRoIAlign(["0"], 7, 2)
+    return FasterRCNN(Backbone(), 3, min_size=64, max_size=96, rpn_anchor_generator=anchors, box_roi_pool=pool)
+
+
+@pytest.mark.parametrize("kind", ["FasterRCNN", "FCOS", "RetinaNet"])
+def test_what_the_detectors_refuse_and_what_not(kind):
+    torch.manual_seed(0)
+    model, image = tiny(kind).train(), torch.rand(3, 32, 32)
+    good = objects([[4, 4, 20, 20]], [1])
+    with pytest.raises(TypeError, match=r"^Expected input images to be of floating type \(in range \[0, 1\]\), but found type torch.uint8"):
+        model([(255 * image).byte()], [good])
+    with pytest.raises(AssertionError, match=r"Found invalid box \[16.0, 8.0, 16.0, 40.0\] for target at index 0"):
+        model([image], [objects([[8, 4, 8, 20]], [1])])
+    for accepted in ([image[:1]], good), ([image], objects([[-20, 4, 90, 20]], [1])), ([image], objects([[0.1, 0.1, 0.5, 0.6]], [1])), ([image], objects([], [])):
+        losses = model(accepted[0], [accepted[1]])
+        assert all(loss.isfinite() for loss in losses.values())
+    with pytest.raises(AssertionError, match="targets should not be none when in training mode"):
+        model([image])
 
 
 # train_step and detect
