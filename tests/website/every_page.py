@@ -115,7 +115,7 @@ def words_of_its_own(served) -> dict[str, str]:
     pages: dict[str, set[str]] = {}
     for entry in index["docs"]:
         text = BeautifulSoup(entry["title"] + " " + entry["text"], "html.parser").get_text(" ")
-        pages.setdefault(entry["location"].split("#")[0], set()).update(re.findall(r"\b[a-z]{6,}\b", text.lower()))
+        pages.setdefault(entry["location"].split("#")[0], set()).update(re.findall(r"\b[a-z]{6,}\b", text))
     found = {}
     for location, words in pages.items():
         own = words.difference(*(other for at, other in pages.items() if at != location))

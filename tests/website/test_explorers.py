@@ -391,6 +391,7 @@ def test_works_after_going_from_page_to_page(browser, served):
     context = look.new_context(browser)
     visit = look.Visit(context, served.url + "index.html", served.url)
     page = visit.page
+    page.wait_for_load_state("networkidle")  # a request that leaving the page cuts off has failed
 
     def works():
         page.wait_for_selector(f"{BOX} .stage")

@@ -27,12 +27,14 @@ for (const option of options) {
   option.addEventListener("click", () => option === scheme && nextScheme())
 }
 
-// Formulas and figures that fit need no scrolling, so the keyboard passes them by.
+// Formulas, figures and tables that fit need no scrolling, so the keyboard passes them by.
 const fitting = new ResizeObserver((entries) => {
   for (const { target } of entries) {
     const box = target.parentElement
-    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0
-    else box.removeAttribute("tabindex")
+    if (box.scrollWidth > box.clientWidth) {
+      box.tabIndex = 0
+      if (target.matches(".md-typeset__table")) Object.assign(box, { role: "group", ariaLabel: "Table" })
+    } else box.removeAttribute("tabindex")
   }
 })
 
@@ -45,7 +47,7 @@ document$.subscribe(() => {
   shut()
   scheme = options.find((option) => !option.nextElementSibling.hidden) // Material shows its label, but does not check it
   if (scheme) scheme.checked = true
-  for (const part of document.querySelectorAll(".katex-display, .figure")) fitting.observe(part)
+  for (const part of document.querySelectorAll(".katex-display, .figure, .md-typeset__table")) fitting.observe(part)
   quieting.observe(document.querySelector("article"), { childList: true, subtree: true })
   quiet()
 })
