@@ -110,15 +110,17 @@ class Keyboard:
 
 
 def words_of_its_own(served) -> dict[str, str]:
-    """For each page a word that stands on no other: {word: location}."""
+    """For each page a word that stands on no other, not even within a word: {word: location}."""
     index = json.loads((served.folder / "search" / "search_index.json").read_text(encoding="utf-8"))
-    pages: dict[str, set[str]] = {}
+    pages: dict[str, str] = {}
     for entry in index["docs"]:
         text = BeautifulSoup(entry["title"] + " " + entry["text"], "html.parser").get_text(" ")
-        pages.setdefault(entry["location"].split("#")[0], set()).update(re.findall(r"\b[a-z]{6,}\b", text))
+        location = entry["location"].split("#")[0]
+        pages[location] = f"{pages.get(location, '')} {text}"
     found = {}
-    for location, words in pages.items():
-        own = words.difference(*(other for at, other in pages.items() if at != location))
+    for location, text in pages.items():
+        others = "".join(other.lower() for at, other in pages.items() if at != location)
+        own = [word for word in sorted(set(re.findall(r"\b[a-z]{6,}\b", text))) if word not in others]
         if own:
-            found[max(sorted(own), key=len)] = location
+            found[max(own, key=len)] = location
     return found
