@@ -39,6 +39,7 @@ def test_the_next_page_opens(browser, served, place):
     visit = look.Visit(context, f"{site}index.html", site)
     link = visit.page.locator(".md-footer__link--next")
     url = link.evaluate("link => link.href")
+    visit.page.wait_for_load_state("networkidle")  # a request that leaving the page cuts off has failed
     link.click()
     visit.page.wait_for_url(url, wait_until="commit")
     heading = checks.by_file(served.folder)[served.folder / url.removeprefix(site)].soup.h1.get_text().strip()
