@@ -121,7 +121,7 @@ class Visit:
             waiting?.scrollIntoView();
             return waiting !== undefined;
         }"""
-        for _ in range(200):
+        for _ in range(1500):  # a busy machine takes its time
             if not self.page.evaluate(show_next):
                 break
             self.page.wait_for_timeout(20)
