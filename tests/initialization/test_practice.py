@@ -30,15 +30,6 @@ SEEDS = st.integers(0, 10_000)
 KNOWN = "linear, relu, leaky_relu, tanh, selu, gelu, silu"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small matrices gain nothing from more, and lose much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in tensors(model).items()}
 

@@ -35,15 +35,6 @@ KINDS = ["normal", "uniform"]
 SHAPES = st.lists(st.integers(1, 6), min_size=2, max_size=5)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small matrices gain nothing from more, and lose much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def exactly(message: str) -> str:
     return f"^{re.escape(message)}$"
 
