@@ -16,17 +16,29 @@ from PIL import Image
 
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 HASHED_ID = re.compile(r"(?:(?<=#)|^)(?:[mpc]|image)[0-9a-f]{10}\b")  # as matplotlib names what it drew
+MEASURED = re.compile(r" *~(\d+(?:\.\d+)?)")  # as in "~12 times": another machine, another number
+FACTOR = 3  # by which it may differ, up or down
 HALF_A_PIXEL = 0.375  # in points: a CSS pixel is 0.75
 LEVELS = 8  # of 255, for each pixel of an embedded image
 
 
 def text(want: str, got: str, ellipsis: bool = False) -> str | None:
-    """How `got` differs from `want`, as a diff; None if it does not. Decimals of `want` set the precision."""
+    """How `got` differs from `want`, as a diff; None if it does not.
+
+    Decimals of `want` set the precision; a measurement, as in "~12 times", holds within a factor of three.
+    """
+    measured = MEASURED.finditer(want)
+    got = MEASURED.sub(lambda new: _measured(next(measured, new), new), got)
     flags = _get_number_flag() | doctest.DONT_ACCEPT_BLANKLINE | (doctest.ELLIPSIS if ellipsis else 0)
     if _get_checker().check_output(want, got, flags):
         return None
     diff = difflib.ndiff(want.splitlines(), got.splitlines())
     return "\n".join(f"    {line}" for line in diff if not line.startswith("?"))
+
+
+def _measured(old: re.Match, new: re.Match) -> str:
+    before, after = float(old[1]), float(new[1])
+    return old[0] if before / FACTOR <= after <= before * FACTOR else new[0]
 
 
 def data(want: str, got: str) -> str | None:

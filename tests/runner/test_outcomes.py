@@ -77,6 +77,30 @@ def test_text_is_exact_and_numbers_to_the_precision_printed(want, got, same):
     assert (compare.text(want + "\n", got + "\n") is None) is same
 
 
+@pytest.mark.parametrize(
+    ("want", "got", "same"),
+    [
+        ("~12 times", "~36 times", True),
+        ("~12 times", "~4.0 times", True),
+        ("~12 times", "~36.1 times", False),
+        ("~12 times", "~3.99 times", False),
+        ("~12 times", "12 times", False),
+        ("12 times", "~12 times", False),
+        ("~0", "~0", True),
+        ("~0", "~1", False),
+        ("a   ~9.8 b", "a  ~10.3 b", True),  # right-aligned
+        ("~2 of 3", "~4 of 3", True),
+        ("~2 of 3", "~2 of 4", False),
+        ("~1 ~5", "~2 ~4", True),
+        ("~1 ~5", "~2", False),
+        ("~1", "~1 ~5", False),
+        ("~/data", "~/data", True),
+    ],
+)
+def test_a_measurement_holds_within_a_factor_of_three(want, got, same):
+    assert (compare.text(want + "\n", got + "\n") is None) is same
+
+
 def test_a_wrong_digit_names_page_and_line(project):
     project.page("# T", 'print("accuracy", 0.9187)', "> accuracy 0.9178")
     project.fails("docs/part/topic.md:7: the output differs", "- accuracy 0.9178", "+ accuracy 0.9187", failed=1)

@@ -117,7 +117,7 @@ class Visit:
                 self.page.evaluate("top => scrollTo(0, top)", top)
                 self.page.wait_for_timeout(10)
         show_next = """() => {
-            const waiting = [...document.images].find(image => image.checkVisibility() && !image.complete);
+            const waiting = [...document.images].find(image => image.checkVisibility() && !image.naturalWidth);
             waiting?.scrollIntoView();
             return waiting !== undefined;
         }"""
