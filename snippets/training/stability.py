@@ -27,7 +27,7 @@ def gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
 
 
 def clip_value_(parameters: Iterable[Tensor], limit: float) -> None:
-    """Clamp each number of each gradient to [-limit, limit], in place.
+    """Clamp each number of each gradient to [-limit, limit].
 
     Raises ValueError unless limit > 0, and without gradients.
     Source: docs.pytorch.org, nn.utils.clip_grad_value_
@@ -41,13 +41,11 @@ def clip_value_(parameters: Iterable[Tensor], limit: float) -> None:
 
 # --8<-- [start:clip-norm]
 def clip_norm_(
-    parameters: Iterable[Tensor], max_norm: float, p: float = 2.0,
-    error_if_nonfinite: bool = False,
+    parameters: Iterable[Tensor], max_norm: float, p: float = 2.0
 ) -> Tensor:
-    """Shrink all gradients by one factor; return the norm before, shape ().
+    """Shrink all gradients by one factor; return their p-norm before.
 
-    The p-norm is that of all gradients as one vector. Raises ValueError
-    unless max_norm > 0, and without gradients; RuntimeError if asked to.
+    Raises ValueError unless max_norm > 0, and without gradients.
     Source: docs.pytorch.org, nn.utils.clip_grad_norm_
     """
     if not max_norm > 0:
@@ -55,8 +53,6 @@ def clip_norm_(
     found = gradients(parameters)
     norms = [torch.linalg.vector_norm(g, p) for g in found]
     total = torch.linalg.vector_norm(torch.stack(norms), p)
-    if error_if_nonfinite and not total.isfinite():
-        raise RuntimeError(f"expected a finite norm, got {total.item()}")
     factor = (max_norm / (total + 1e-6)).clamp(max=1.0)
     for gradient in found:
         gradient.mul_(factor)
@@ -66,19 +62,16 @@ def clip_norm_(
 
 # --8<-- [start:guard]
 class Guard:
-    """Say which steps to take: no norm above factor × the median so far.
+    """Refuse steps with a norm above `factor` × the median of the last 50.
 
-    The median is over the last `window` norms of steps taken, from the
-    fifth on. RuntimeError after `patience` refusals in a row: then it is
-    no spike.
+    RuntimeError after `patience` refusals in a row: that is no spike.
     """
 
-    def __init__(self, factor: float = 4.0, window=50, patience=10):
+    def __init__(self, factor: float = 4.0, patience: int = 10):
         if not factor > 1:
             raise ValueError(f"expected factor > 1, got {factor}")
-        self.factor, self.patience = factor, patience
-        self.norms: deque[float] = deque(maxlen=window)
-        self.refused = 0  # in a row
+        self.factor, self.patience, self.refused = factor, patience, 0
+        self.norms: deque[float] = deque(maxlen=50)  # of steps taken
 
     def allows(self, norm: float) -> bool:
         known = len(self.norms) >= 5
@@ -96,18 +89,15 @@ class Guard:
 
 # --8<-- [start:adam]
 def adam_step(
-    k: int, size: float, before: int,
-    betas: tuple[float, float] = (0.9, 0.999),
+    k: int, size: float, before: int, b1: float = 0.9, b2: float = 0.999
 ) -> float:
-    """Adam's step / learning rate, k steps after one gradient of `size`.
+    """Adam's step / learning rate, k steps after a gradient of `size`.
 
-    All others are 1, `before` of them came first. k = 0 is the spike's own
-    step. Raises ValueError for a negative count.
-    Source: arxiv.org/abs/1412.6980, algorithm 1 with epsilon = 0
+    All others are 1, `before` of them came first; k = 0 is its own step.
+    Raises ValueError for a negative count. Source: arxiv.org/abs/1412.6980
     """
     if k < 0 or before < 0:
         raise ValueError(f"expected counts ≥ 0, got {k} and {before}")
-    b1, b2 = betas
     t = before + 1 + k
     m = 1 + (1 - b1) * (size - 1) * b1**k / (1 - b1**t)
     v = 1 + (1 - b2) * (size**2 - 1) * b2**k / (1 - b2**t)
@@ -120,16 +110,13 @@ def where_safe(
     mask: Tensor, function: Callable[[Tensor], Tensor], x: Tensor,
     safe: float = 1.0, otherwise: float = 0.0,
 ) -> Tensor:
-    """function(x) where mask holds, else `otherwise`, and no NaN behind.
+    """function(x) where mask holds, else `otherwise`; there it sees `safe`.
 
-    function sees `safe` where the mask is False. Raises TypeError unless
-    mask is boolean, ValueError unless it has the shape of x.
+    Raises ValueError unless mask is boolean and has the shape of x.
     """
-    if mask.dtype != torch.bool:
-        raise TypeError(f"expected a mask of bool, got {mask.dtype}")
-    if mask.shape != x.shape:
-        got = f"{tuple(mask.shape)} and {tuple(x.shape)}"
-        raise ValueError(f"expected equal shapes, got {got}")
+    if mask.dtype != torch.bool or mask.shape != x.shape:
+        got = f"{mask.dtype} {tuple(mask.shape)}"
+        raise ValueError(f"expected bool {tuple(x.shape)}, got {got}")
     inside = torch.where(mask, x, safe)
     return torch.where(mask, function(inside), otherwise)
 # --8<-- [end:where]
@@ -143,13 +130,13 @@ class Watch:
         self.first = torch.full((), -1, device=device)
 
     def see(self, step: int, *values: Tensor) -> None:
-        """Check the values of a step; the CPU does not wait for it."""
+        """Check tensors of any shape; the CPU does not wait."""
         good = torch.stack([v.detach().isfinite().all() for v in values])
         keep = good.all() | (self.first >= 0)
         self.first = self.first.where(keep, step)
 
     def read(self) -> int | None:
-        """Return the step or None; this waits for the device."""
+        """Return that step or None; this waits for the device."""
         first = int(self.first.item())
         return None if first < 0 else first
 # --8<-- [end:watch]
@@ -159,18 +146,14 @@ class Watch:
 def first_nonfinite(
     model: nn.Module, optimizer: Optimizer | None = None
 ) -> str | None:
-    """Name the first tensor of a model that holds nan or inf, or None.
-
-    Order: gradients, parameters, buffers, then the optimizer's state.
-    """
+    """Name the first tensor that holds nan or inf, or return None."""
     named = [*model.named_parameters()]
     found = [(f"gradient of {n}", p.grad) for n, p in named]
     found += [(f"parameter {n}", p) for n, p in named]
     found += [(f"buffer {n}", b) for n, b in model.named_buffers()]
-    if optimizer is not None:
-        for n, p in named:
-            state = optimizer.state.get(p, {})
-            found += [(f"{key} of {n}", v) for key, v in state.items()]
+    for n, p in named if optimizer else []:
+        state = optimizer.state.get(p, {}).items()
+        found += [(f"{key} of {n}", value) for key, value in state]
     for what, tensor in found:
         if isinstance(tensor, Tensor) and not tensor.isfinite().all():
             return what
@@ -182,31 +165,29 @@ def first_nonfinite(
 class Scaler:
     """Loss scaling for one optimizer, as torch.amp.GradScaler does it.
 
-    Raises TypeError for float16 gradients, RuntimeError for a second
-    unscale_ before update and for an update before a step.
-    Source: arxiv.org/abs/1710.03740, section 3.2
+    Raises TypeError for float16 gradients, RuntimeError for unscale_ twice
+    and for update before step. Source: arxiv.org/abs/1710.03740, 3.2
     """
 
-    def __init__(
-        self, init_scale: float = 2.0**16, growth_factor: float = 2.0,
-        backoff_factor: float = 0.5, growth_interval: int = 2000,
-    ):
-        self.factor, self.good = init_scale, 0
-        self.growth, self.backoff = growth_factor, backoff_factor
-        self.interval = growth_interval
-        self.overflow: bool | None = None  # None: not checked yet
+    def __init__(self, init_scale=2.0**16, growth_interval: int = 2000):
+        self.factor, self.interval = float(init_scale), growth_interval
+        self.good = 0  # steps since the factor changed
+        self.overflow: bool | None = None  # None: not checked
+
+    def get_scale(self) -> float:
+        return self.factor
 
     def scale(self, loss: Tensor) -> Tensor:
         return loss * self.factor
 
     def unscale_(self, optimizer: Optimizer) -> None:
         if self.overflow is not None:
-            raise RuntimeError("expected one unscale_ before update, got two")
+            raise RuntimeError("expected one unscale_ per update, got two")
         groups = optimizer.param_groups
         found = gradients(p for group in groups for p in group["params"])
         if any(g.dtype == torch.float16 for g in found):
             raise TypeError("expected float32 gradients, got float16")
-        self.overflow = not all(bool(g.isfinite().all()) for g in found)
+        self.overflow = not all(g.isfinite().all() for g in found)
         for gradient in found:
             gradient.mul_(1 / self.factor)
 
@@ -218,12 +199,11 @@ class Scaler:
 
     def update(self) -> None:
         if self.overflow is None:
-            raise RuntimeError("expected a step before update, got none")
-        self.good = 0 if self.overflow else self.good + 1
-        if self.overflow:
-            self.factor *= self.backoff
-        elif self.good == self.interval:
-            self.factor, self.good = self.factor * self.growth, 0
+            raise RuntimeError("expected step before update")
+        self.good += 1
+        if self.overflow or self.good == self.interval:
+            self.factor *= 0.5 if self.overflow else 2.0
+            self.good = 0
         self.overflow = None
 # --8<-- [end:scaler]
 
