@@ -103,7 +103,7 @@ def decode(name: str, data: bytes, map_location: Device) -> dict:
 # --8<-- [start:write]
 def write_atomic(path: Path, data: bytes) -> None:
     """Let path hold all of data, or what it held. Raises OSError."""
-    temporary = path.parent / f".saving-{time.time_ns()}-{os.urandom(8).hex()}"
+    temporary = path.parent / f".new-{time.time_ns()}-{os.urandom(8).hex()}"
     try:
         with open(temporary, "xb") as file:
             file.write(data)
@@ -133,7 +133,7 @@ class Checkpoints:
         if type(keep) is not int or keep < 1:
             raise ValueError(f"expected an int >= 1 as keep, got {keep!r}")
         self.folder, self.keep = Path(folder), keep
-        self.start = f".saving-{time.time_ns()}"
+        self.start = f".new-{time.time_ns()}"
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def files(self) -> list[Path]:
@@ -165,7 +165,7 @@ class Checkpoints:
         step, files = saved.name[:13], self.files()
         old = [f for f in files if f.name[:13] < step][self.keep - 1:]
         old += [f for f in files if f.name[:13] == step and f != saved]
-        old += [f for f in self.folder.glob(".saving-*") if f.name < self.start]
+        old += [f for f in self.folder.glob(".new-*") if f.name < self.start]
         for file in old:
             file.unlink(missing_ok=True)
 
