@@ -61,10 +61,10 @@ def clip_norm_(
 
 # --8<-- [start:plausible]
 def plausible(norm: float, norms: list[float], factor: float = 4.0) -> bool:
-    """Say if norm is at most factor × the median of norms; if so, append it.
+    """Say if norm is at most factor × the median of norms; then append it.
 
-    The first five have no limit but to be finite. The median is over the
-    last 50. Raises ValueError unless factor > 1.
+    The first five need only be finite. The median is of the last 50.
+    Raises ValueError unless factor > 1.
     """
     if not factor > 1:
         raise ValueError(f"expected factor > 1, got {factor}")
@@ -96,13 +96,10 @@ def where_safe(
 
 # --8<-- [start:first-step]
 def first_bad_step(first: Tensor, step: int, *values: Tensor) -> Tensor:
-    """Return first (int64, shape ()), or step if it is -1 and values are bad.
+    """Return first, an int64, or step if first is -1 and values are bad.
 
     Bad: one holds nan or inf. The CPU does not wait for the answer.
-    Raises ValueError without values.
     """
-    if not values:
-        raise ValueError("expected tensors to check, got none")
     good = torch.stack([v.detach().isfinite().all() for v in values]).all()
     return first.where(good | (first >= 0), step)
 # --8<-- [end:first-step]
