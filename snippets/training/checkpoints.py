@@ -86,9 +86,9 @@ def encode(step: int, state: dict) -> tuple[str, bytes]:
 # --8<-- [start:decode]
 def decode(name: str, data: bytes, map_location: Device) -> dict:
     """State in the bytes of a file; an error unless they are good."""
-    if data[:4] != b"PK\3\4":  # torch.save writes a zip archive
+    if data[30:46] != b"archive/data.pkl":  # in a zip's first header
         raise ValueError(f"not of torch.save, it starts with {data[:4]!r}")
-    if data[-22:-18] != b"PK\5\6":  # the record that ends an archive
+    if data[-22:-18] != b"PK\5\6":  # in the record that ends a zip
         raise ValueError("cut off, its end is missing")
     if sha256(data).hexdigest()[:16] not in name:
         raise ValueError("damaged, its digest is not that in its name")
