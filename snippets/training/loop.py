@@ -38,15 +38,15 @@ class Metrics:
     """Mean loss and accuracy over samples, summed on the device."""
 
     def __init__(self) -> None:
-        self.sums, self.count = torch.zeros(()), 0
+        self.sums, self.count = 0, 0
 
     def add(self, loss: Tensor, logits: Tensor, y: Tensor) -> None:
         """Take in a batch: mean loss (), logits (n, k), labels (n,)."""
         if loss.dim() or logits.dim() != 2 or y.shape != logits.shape[:1]:
             got = [tuple(tensor.shape) for tensor in (loss, logits, y)]
             raise ValueError(f"expected (), (n, k) and (n,), got {got}")
-        right = (logits.argmax(dim=1) == y).sum()
-        self.sums = self.sums + torch.stack([loss.detach() * len(y), right])
+        sums = loss.detach().float() * len(y), (logits.argmax(1) == y).sum()
+        self.sums = self.sums + torch.stack(sums)
         self.count += len(y)
 
     def result(self) -> list[float]:
@@ -103,7 +103,8 @@ def fit(model, train, valid, loss_fn, optimizer, epochs: int, schedule=None,
     history = []
     for epoch in range(done + 1, epochs + 1):
         running = Metrics()
-        for x, y in tqdm(train, f"epoch {epoch}", leave=False, disable=None):
+        bar = tqdm(iter(train), f"epoch {epoch}", leave=False, disable=None)
+        for x, y in bar:
             running.add(*train_step(model, loss_fn, optimizer, x, y), y)
             if schedule is not None:
                 schedule.step()
@@ -143,7 +144,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.folder and (found := (store := Checkpoints(args.folder)).latest()):
             saved = found[1]
         if saved.get("settings") != settings:
-            raise ValueError(f"argument --folder: expected {saved.get('settings')} as in {args.folder}, got {settings}")
+            raise ValueError(f"argument --folder: expected checkpoints of {settings}, got {saved.get('settings')}")
     except (OSError, RuntimeError, ValueError) as error:
         parser.error(str(error))
     device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
@@ -160,8 +161,7 @@ def main(argv: list[str] | None = None) -> None:
         history.append([now.epoch, *now.train, *now.valid])
         print("epoch {}: training {:.4f} {:.2%}, validation {:.4f} {:.2%}".format(*history[-1]), flush=True)
         if store:
-            saved["run"] = capture(model=model, optimizer=optimizer)
-            store.save(now.epoch, saved)
+            store.save(now.epoch, saved | {"run": capture(model=model, optimizer=optimizer)})
 
     try:
         fit(model, train, valid, cross_entropy, optimizer, args.epochs, callbacks=[report], done=len(history))
