@@ -36,10 +36,10 @@ def shuffled(n: int, seed: int, epoch: int = 0) -> Tensor:
 
 # --8<-- [start:pad]
 def pad(samples: list[Pair]) -> tuple[Tensor, ...]:
-    """Collate pairs (sequence (length, …), label) of unequal lengths.
+    """Collate n pairs: sequence (length, …) and label.
 
     Returns sequences (n, longest, …) filled up with zeros, a mask
-    (n, longest) that is True where there are data, and labels (n, …).
+    (n, longest) that is True where data are, and labels (n, …).
     Raises ValueError if there is no sample.
     """
     if not samples:
@@ -90,9 +90,8 @@ def as_it_is(batch):
 class Batches:
     """Tuples of `size` rows of the tensors, in order or shuffled by seed.
 
-    Each `for` is an epoch with an order of its own; set `epoch` to repeat
-    one. Raises ValueError unless all tensors have as many rows, are on
-    one device, and size > 0.
+    Each `for` is an epoch with its own order; set `epoch` to repeat one.
+    Raises ValueError for unequal rows, two devices, or a size below 1.
     """
 
     def __init__(self, *tensors: Tensor, size: int, shuffle: bool = False,
@@ -127,10 +126,7 @@ def floats(pictures: Tensor) -> Tensor:
 
 # --8<-- [start:feeds]
 def feeds(mnist: datasets.MNIST, n: int, size: int = 64, **options) -> dict:
-    """Return ways to feed n shuffled pictures, `Batches` as the last.
-
-    options go to the loader that has workers.
-    """
+    """Return ways to feed n pictures, shuffled; options go to workers."""
     raw, labels = mnist.data[:n].unsqueeze(1), mnist.targets[:n]
     pixels = floats(raw)
     rows, gather = TensorDataset(pixels, labels), Gather(pixels, labels)
@@ -178,10 +174,8 @@ def compare(ways: dict, rounds: int = 5) -> dict[str, list[float]]:
 def group_split(groups: Tensor, share: float, seed: int = 0) -> Pair:
     """Deal whole groups (n,) at random; return rows to train and to test.
 
-    Groups go to the test until it has at least share of all rows; one is
-    left for training in any case.
-    Raises ValueError unless groups has one dimension and two groups, and
-    0 < share < 1.
+    Groups go to the test until it has share of the rows; one stays behind.
+    Raises ValueError for fewer than two groups or a share outside (0, 1).
     """
     if groups.dim() != 1 or not 0 < share < 1:
         got = f"{tuple(groups.shape)}, {share}"

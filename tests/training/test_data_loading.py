@@ -133,6 +133,14 @@ def test_pad_refuses_an_empty_batch():
         pad([])
 
 
+@pytest.mark.parametrize("odd", [0, 1])
+def test_pad_refuses_samples_that_are_no_pairs(odd):
+    samples = [(torch.zeros(1), torch.zeros(()))] * 2
+    samples[odd] += (torch.zeros(()),)
+    with pytest.raises(ValueError, match=r"^(zip\(\) argument 2 is|too many values to unpack)"):
+        pad(samples)
+
+
 def test_pad_collates_for_a_loader():
     samples = [(torch.arange(n), torch.tensor(n)) for n in (3, 1, 2, 5)]
     first, second = DataLoader(samples, batch_size=2, collate_fn=pad)
@@ -291,6 +299,36 @@ def test_batches_stay_on_the_device_of_the_tensors():
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("meta")
     for rows, more in Batches(torch.zeros(5, 2, device=device), torch.zeros(5, device=device), size=2, shuffle=True):
         assert rows.device.type == more.device.type == device.type
+
+
+class Order:
+    """Stands for an order on the CPU, and notes where it is sent."""
+
+    def __init__(self, order):
+        self.order, self.sent = order, []
+
+    def to(self, device):
+        self.sent.append(device)
+        return self.order
+
+
+@pytest.fixture
+def order(monkeypatch):
+    order = Order(torch.tensor([2, 0, 1]))
+    monkeypatch.setattr(data_loading, "shuffled", lambda n, *seed: order)
+    return order
+
+
+def test_the_order_is_sent_to_the_tensors_once(order):
+    tensor = torch.arange(3)
+    assert [rows.tolist() for (rows,) in Batches(tensor, size=2, shuffle=True)] == [[2, 0], [1]]
+    assert order.sent == [tensor.device]
+
+
+def test_the_order_is_sent_to_the_groups(order):
+    groups = torch.tensor([5, 6, 7])
+    assert group_split(groups, 0.5)[1].tolist() == [0, 2]
+    assert order.sent == [groups.device]
 
 
 @pytest.mark.parametrize(
