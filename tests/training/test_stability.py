@@ -473,13 +473,13 @@ def test_what_the_page_says_about_defaults():
 
 EXPECTED = """\
 norm 5, then 1.0000
-by value [0.6, -0.7]
-plausible [True, True, True, True, True, False, True]
+by value tensor([ 0.6000, -0.7000])
+plausible {1.0: True, 3.0: True, 1.5: True, 2.5: True, 2.0: True, 8.5: False, 8.0: True}
 gradient of log [0.0, 1.0]
-step 0: scale 8, weights [2.4, -3.2]
-step 1: scale 4, weights [2.4, -3.2]
-step 2: scale 8, weights [1.92, -2.56]
-not finite since step 1
+step 0: scale 2, weights tensor([ 3., -4.])
+step 1: scale 4, weights tensor([ 2.4000, -3.2000])
+step 2: scale 8, weights tensor([ 1.9200, -2.5600])
+not finite since step 0
 first: buffer running_mean
 """
 
