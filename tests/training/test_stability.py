@@ -72,7 +72,7 @@ def test_a_generator_that_is_used_up_is_refused():
 # clipping
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seed=SEEDS, shapes=SHAPES, dtype=DTYPES, limit=st.floats(0.01, 5.0))
 def test_clip_value_equals_the_library(seed, shapes, dtype, limit):
     ours, theirs = (leaves(seed, shapes, dtype) for _ in range(2))
@@ -82,7 +82,7 @@ def test_clip_value_equals_the_library(seed, shapes, dtype, limit):
         assert a.grad is b.grad is None or torch.equal(a.grad, b.grad)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     seed=SEEDS, shapes=SHAPES, dtype=DTYPES, limit=st.floats(0.01, 5.0),
     p=st.sampled_from([0.5, 1.0, 2.0, 3.0, math.inf]), scale=st.sampled_from([1e-6, 1.0, 100.0]),
@@ -100,7 +100,7 @@ def test_clip_norm_equals_the_library_in_norm_and_gradients(seed, shapes, dtype,
             torch.testing.assert_close(a.grad, b.grad)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seed=SEEDS, shapes=SHAPES, limit=st.floats(0.1, 5.0), p=st.sampled_from([1.0, 2.0, math.inf]))
 def test_clip_norm_is_the_norm_of_one_vector_and_keeps_its_direction(seed, shapes, limit, p):
     made = leaves(seed, shapes)
@@ -160,7 +160,7 @@ def test_limits_that_are_not_positive_are_refused(limit):
 # plausible
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(norms=st.lists(st.floats(0.01, 100.0), max_size=80), norm=st.floats(0.01, 1000.0), factor=st.floats(1.01, 10.0))
 def test_plausible_is_a_bound_by_the_median_of_the_last_fifty(norms, norm, factor):
     kept = list(norms)
@@ -199,7 +199,7 @@ def test_plausible_refuses_a_factor_that_would_shrink_the_level(factor):
 # where_safe
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seed=SEEDS, shape=st.lists(st.integers(1, 4), max_size=3), dtype=DTYPES)
 def test_where_safe_is_function_where_the_mask_holds_and_has_its_gradient(seed, shape, dtype):
     generator = torch.Generator().manual_seed(seed)
@@ -263,7 +263,7 @@ class HostReads(TorchDispatchMode):
         return call(*args, **(kwargs or {}))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(bad=st.lists(st.booleans(), max_size=12), value=st.sampled_from([math.nan, math.inf, -math.inf]))
 def test_first_bad_step_is_the_first_one(bad, value):
     first = torch.tensor(-1)
@@ -379,15 +379,15 @@ def run(scaler, steps: int, bad: set[int], seed: int, clip: float | None) -> tup
     return [*scales, scaler.scale(torch.ones(())).item()], w.detach()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
-    seed=SEEDS, bad=st.sets(st.integers(0, 29)), interval=st.integers(1, 7),
+    seed=SEEDS, bad=st.sets(st.integers(0, 19)), interval=st.integers(1, 7),
     power=st.integers(-2, 24), clip=st.sampled_from([None, 0.5, 100.0]),
 )  # fmt: skip
 def test_scaler_equals_the_library_step_by_step(seed, bad, interval, power, clip):
     scale = 2.0**power
-    ours = run(Scaler(scale, interval), 30, bad, seed, clip)
-    theirs = run(torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=interval), 30, bad, seed, clip)
+    ours = run(Scaler(scale, interval), 20, bad, seed, clip)
+    theirs = run(torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=interval), 20, bad, seed, clip)
     assert ours[0] == theirs[0]
     assert torch.equal(ours[1], theirs[1])
 
