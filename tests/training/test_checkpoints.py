@@ -43,7 +43,7 @@ from snippets.training.checkpoints import (
     write_atomic,
 )
 
-ROOT = Path(__file__).parents[2]
+PAGE = next(page for folder in Path(__file__).parents if (page := folder / "docs/training/checkpoints.md").exists())
 SAVE = ["before open", "after open", "before write", "in write", "after write", "before flush", "after flush",
         "before fsync", "after fsync", "before close", "after close", "before replace", "after replace",
         "before fsync", "after fsync"]
@@ -52,7 +52,7 @@ WHOLE = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
 
 def sampler_of_the_page():
     """ShuffledBatches is defined on the page: take it from there."""
-    page = (ROOT / "docs/training/checkpoints.md").read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
     code = page[page.index("class ShuffledBatches"):page.index("\nbatches = ShuffledBatches")]
     namespace = {"np": np, "torch": torch, "Iterator": Iterator, "Tensor": Tensor}
     exec(code, namespace)
