@@ -9,6 +9,7 @@ import re
 import runpy
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,8 +33,8 @@ from snippets.training.data_loading import (
     seconds,
     shuffled,
 )
-from website.pages import ROOT
 
+ROOT = Path(__file__).parents[2]
 SEEDS = st.integers(0, 10_000)
 NAMES = [
     "pictures, one by one", "tensors, 2 workers", "tensors, one by one", "lists of indices", "__getitems__",
