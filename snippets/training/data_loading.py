@@ -96,9 +96,9 @@ class Batches:
 
     def __init__(self, *tensors: Tensor, size: int, shuffle: bool = False,
                  drop_last: bool = False, seed: int = 0):
-        rows = [(len(t), str(t.device)) for t in tensors]
-        if len(set(rows)) != 1 or size < 1:
-            raise ValueError(f"expected equal rows, size > 0, got {rows}, {size}")
+        got = [(len(t), str(t.device)) for t in tensors]
+        if len(set(got)) != 1 or size < 1:
+            raise ValueError(f"expected equal rows, size > 0, got {got}, {size}")
         self.tensors, self.size, self.shuffle = tensors, size, shuffle
         self.drop_last, self.seed, self.epoch = drop_last, seed, 0
 
