@@ -197,6 +197,12 @@ def test_linear_is_a_layer_that_stores_a_transposed_copy():
     assert bias.count_nonzero() > 0
 
 
+def test_linear_stays_on_the_device_of_the_weights():
+    """The meta device stands for an accelerator."""
+    layer = walk.linear(torch.zeros(3, 2, device="meta"), torch.zeros(2, device="meta"))
+    assert {p.device.type for p in layer.parameters()} == {"meta"}
+
+
 @pytest.mark.parametrize("make", [walk.Logistic, walk.linear, walk.check_shapes])
 @pytest.mark.parametrize(
     ("weights", "bias"), [((4,), ()), ((4, 3), (4,)), ((4, 3), (1,)), ((4, 3), (3, 1)), ((2, 4, 3), (4, 3)), ((4, 3), ())]
@@ -482,12 +488,24 @@ def test_main_reads_most_digits(digits, capsys, monkeypatch):
     ((epochs, model, optimizer, train, valid),) = plans
     assert epochs == 1
     assert type(model) is nn.Linear
+    assert (model.in_features, model.out_features) == (784, 10)
     assert {p.device.type for p in model.parameters()} == {DEVICE.type}
     assert optimizer.param_groups[0]["lr"] == 0.5
     assert len(train.dataset) == 50_000
     assert train.batch_size == 64
     assert isinstance(train.sampler, torch.utils.data.RandomSampler)
     assert [(tuple(x.shape), tuple(y.shape)) for x, y in valid] == [((10_000, 784), (10_000,))]
+
+
+def test_main_computes_on_the_accelerator(fake_digits, monkeypatch):
+    plans = []
+    asked = {"check_available": True}
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **how: how == asked and torch.device("meta"))
+    monkeypatch.setattr(walk, "fit", lambda *args: plans.append(args) or [(0.0, 1.0)])
+    walk.main()
+    ((_, model, _, train, valid),) = plans
+    tensors = [*model.parameters(), *train.dataset.tensors, *valid[0]]
+    assert [t.device.type for t in tensors] == ["meta"] * 6
 
 
 @pytest.mark.parametrize(("loss", "accuracy", "low", "high"), [
