@@ -98,7 +98,8 @@ class Batches:
                  drop_last: bool = False, seed: int = 0):
         got = [(len(t), str(t.device)) for t in tensors]
         if len(set(got)) != 1 or size < 1:
-            raise ValueError(f"expected same rows, size > 0, got {got}, {size}")
+            raise ValueError(
+                f"expected equal rows, size > 0, got {got}, {size}")
         self.tensors, self.size, self.shuffle = tensors, size, shuffle
         self.drop_last, self.seed, self.epoch = drop_last, seed, 0
 

@@ -342,12 +342,12 @@ def test_the_order_is_sent_to_the_groups(order):
     ],
 )
 def test_batches_refuse_unequal_rows_and_sizes_below_one(sizes, size, got):
-    with pytest.raises(ValueError, match=f"^{re.escape(f'expected same rows, size > 0, got {got}')}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'expected equal rows, size > 0, got {got}')}$"):
         Batches(*(torch.zeros(n) for n in sizes), size=size)
 
 
 def test_batches_refuse_two_devices():
-    with pytest.raises(ValueError, match=r"^expected same rows, size > 0, got \[\(3, 'cpu'\), \(3, 'meta'\)\], 2$"):
+    with pytest.raises(ValueError, match=r"^expected equal rows, size > 0, got \[\(3, 'cpu'\), \(3, 'meta'\)\], 2$"):
         Batches(torch.zeros(3), torch.zeros(3, device="meta"), size=2)
 
 
