@@ -159,7 +159,7 @@ def main(argv: list[str] | None = None) -> None:
 
     def report(now: Progress) -> None:
         history.append([now.epoch, *now.train, *now.valid])
-        print("epoch {}: training {:.4f} {:.2%}, validation {:.4f} {:.2%}".format(*history[-1]), flush=True)
+        print("epoch {}: loss {:.4f}, {:.2%} right; validation {:.4f}, {:.2%} right".format(*history[-1]), flush=True)
         if store:
             store.save(now.epoch, saved | {"run": capture(model=model, optimizer=optimizer)})
 

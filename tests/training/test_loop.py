@@ -584,7 +584,7 @@ def whole(digits, tmp_path_factory):
     return out.getvalue().splitlines(), Checkpoints(folder).latest()[1], folder
 
 
-LINE = re.compile(r"epoch (\d+): training (\d\.\d{4}) (\d+\.\d\d)%, validation (\d\.\d{4}) (\d+\.\d\d)%")
+LINE = re.compile(r"epoch (\d+): loss (\d\.\d{4}), (\d+\.\d\d)% right; validation (\d\.\d{4}), (\d+\.\d\d)% right")
 
 
 def refused(capsys, call, *options):
