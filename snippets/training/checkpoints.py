@@ -151,23 +151,23 @@ class Checkpoints:
             raise ValueError(f"expected 0 <= step < 10**8, got {step!r}")
         try:
             name, data = encode(step, state)
+            old = self.replaced_by(name)
             write_atomic(self.folder / name, data)
-            self.tidy(self.folder / name)
+            for file in old:
+                file.unlink(missing_ok=True)
         except Exception as error:
             raise CheckpointError(f"step {step} not saved: {error}") from error
         return self.folder / name
 
-    def tidy(self, saved: Path) -> None:
-        """Remove what saved replaces, and what kills before this run left.
+    def replaced_by(self, name: str) -> list[Path]:
+        """Files to remove once name is there, kills' leftovers included.
 
         Of the files up to its step, it and keep - 1 older ones stay.
         """
-        step, files = saved.name[:13], self.files()
+        step, files, here = name[:13], self.files(), self.folder
         old = [f for f in files if f.name[:13] < step][self.keep - 1:]
-        old += [f for f in files if f.name[:13] == step and f != saved]
-        old += [f for f in self.folder.glob(".new-*") if f.name < self.start]
-        for file in old:
-            file.unlink(missing_ok=True)
+        old += [f for f in files if f.name[:13] == step and f.name != name]
+        return old + [f for f in here.glob(".new-*") if f.name < self.start]
 
     def load(self, path: str | Path, map_location: Device = "cpu") -> dict:
         """Return the state in path, or raise a CheckpointError."""

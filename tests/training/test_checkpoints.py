@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -254,17 +254,16 @@ def kills_at_random(home, kills=50, steps=16):
     return report
 
 
-def save_many(folder, seed):
-    checkpoints = Checkpoints(folder, keep=3)
+def save_many(checkpoints, seed):
     for step in range(12):
         checkpoints.save(step, {"seed": seed, "w": torch.full((2000,), float(seed))})
 
 
 def two_at_once(home):
     """Two processes save into one folder."""
-    pids = [forked(save_many, home / "both", seed) for seed in range(2)]
-    codes = [ended(pid) for pid in pids]
     folder = Checkpoints(home / "both")
+    pids = [forked(save_many, folder, seed) for seed in range(2)]
+    codes = [ended(pid) for pid in pids]
     states = [folder.load(file) for file in folder.files()]
     wrong = [s["seed"] for s in states if not torch.equal(s["w"], torch.full((2000,), float(s["seed"])))]
     return {"codes": codes, "newest": folder.latest()[0], "files": len(states), "others": len(os.listdir(home / "both")) - len(states), "wrong": wrong}
@@ -510,7 +509,7 @@ PLAIN = st.recursive(
     max_leaves=8)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(step=st.integers(0, 10**8 - 1), state=st.dictionaries(st.text(max_size=3), PLAIN, max_size=3))
 def test_what_is_encoded_is_decoded(step, state):
     name, data = encode(step, state)
@@ -869,6 +868,25 @@ def test_what_another_process_has_removed_is_no_error(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "files", lambda: [gone[1], *files()])
     with pytest.warns(UserWarning, match=r"^passed over step-00000001-0123456789abcdef.pt: \[Errno 2\] No such file"):
         assert checkpoints.latest() == (2, {})
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_two_runs_at_the_same_step_never_remove_each_others_file(first, tmp_path, monkeypatch):
+    """Both write step 5 between the other's look at the folder and its removing."""
+    one, two = Checkpoints(tmp_path, keep=1), Checkpoints(tmp_path, keep=1)
+    other = {"a": "b", "b": "a"}[first]
+    write = module.write_atomic
+
+    def write_after_the_other(path, data):
+        monkeypatch.setattr(module, "write_atomic", write)
+        two.save(5, {"run": other})
+        write(path, data)
+
+    monkeypatch.setattr(module, "write_atomic", write_after_the_other)
+    one.save(5, {"run": first})
+    assert {one.load(file)["run"] for file in one.files()} == {"a", "b"}
+    path = one.save(5, {"run": "c"})
+    assert one.files() == [path]
 
 
 def test_a_folder_with_bad_files_only_is_not_a_fresh_start(tmp_path):
