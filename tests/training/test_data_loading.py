@@ -430,6 +430,12 @@ def test_seconds_count_workers_that_have_ended():
     assert 0.17 <= seconds() - start < 0.5
 
 
+def test_seconds_add_user_and_system_time_of_the_workers(monkeypatch):
+    monkeypatch.setattr(data_loading.os, "times", lambda: (1.0, 2.0, 4.0, 8.0, 16.0))
+    monkeypatch.setattr(data_loading.time, "process_time", lambda: 32.0)
+    assert seconds() == 44.0
+
+
 def test_compare_divides_each_round_and_goes_there_and_back(monkeypatch):
     now, calls = [0.0], []
     costs = {"slow": iter([6.0, 30.0, 8.0, 9.0]), "twice": iter([2.0, 3.0, 2.0, 4.0]), "unit": iter([1.0, 3.0, 1.0, 2.0])}
