@@ -758,6 +758,21 @@ def test_defaults():
         assert signature(method).parameters["map_location"].default == "cpu"
 
 
+def test_three_are_kept_unless_told_otherwise(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    paths = [checkpoints.save(step, {}) for step in range(5)]
+    assert checkpoints.files() == paths[:1:-1]
+    assert {*tmp_path.iterdir()} == {*paths[2:]}
+
+
+def test_the_same_step_twice_does_not_cost_an_older_one(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    older = checkpoints.save(1, {})
+    for number in range(3):
+        path = checkpoints.save(2, {"number": number})
+        assert checkpoints.files() == [path, older]
+
+
 def test_missing_folders_are_created_and_empty_ones_hold_nothing(tmp_path):
     checkpoints = Checkpoints(str(tmp_path / "a" / "b"), keep=1)
     assert (tmp_path / "a" / "b").is_dir()
