@@ -597,6 +597,26 @@ def test_the_hostile_file_is_hostile(tmp_path):
     assert (tmp_path / "hacked").is_dir()
 
 
+def test_torch_refuses_what_the_search_for_names_might_miss(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.serialization, "get_unsafe_globals_in_checkpoint", lambda file: [])
+    data = bytes_of(Hostile(tmp_path / "hacked"))
+    with pytest.raises(pickle.UnpicklingError, match=r"^Weights only load failed"):
+        load_plain(data, "cpu")
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_weights_only_is_said_and_the_trial_load_takes_no_memory(monkeypatch):
+    calls, load = [], torch.load
+
+    def look(file, map_location=None, **options):
+        calls.append((map_location, options))
+        return load(file, map_location, **options)
+
+    monkeypatch.setattr(torch, "load", look)
+    decode(*encode(1, {"w": torch.ones(3)}), "cpu")
+    assert calls == [("meta", {"weights_only": True}), ("cpu", {"weights_only": True})]
+
+
 def test_every_truncation_and_every_flipped_bit_is_noticed():
     name, data = encode(5, {"w": torch.arange(20.0)})
     for length in range(len(data)):
