@@ -629,6 +629,14 @@ def test_every_truncation_and_every_flipped_bit_is_noticed():
             decode(name, bytes(flipped), "cpu")
 
 
+def test_a_file_that_torch_wrote_under_another_name_is_read(tmp_path):
+    for stem in ("a", "x" * 200):  # the archive's folder has this name
+        torch.save(GOOD, tmp_path / f"{stem}.pt")
+        data = (tmp_path / f"{stem}.pt").read_bytes()
+        assert not data.startswith(b"archive", 30)
+        assert same(decode(named(data), data, "cpu"), GOOD["state"])
+
+
 def test_each_damage_has_its_own_message():
     name, data = encode(5, {"w": torch.arange(20.0)})
     assert data[30:46] == b"archive/data.pkl"

@@ -117,7 +117,9 @@ class Visit:
                 self.page.evaluate("top => scrollTo(0, top)", top)
                 self.page.wait_for_timeout(10)
         show_next = """() => {
-            const waiting = [...document.images].find(image => image.checkVisibility() && !image.naturalWidth);
+            const loading = i => i.checkVisibility() && !i.naturalWidth && !(i.complete && (i.asked = 1 + (i.asked || 0)) > 50);
+            const waiting = [...document.images].find(loading);
+            if (waiting) waiting.loading = "eager";
             waiting?.scrollIntoView();
             return waiting !== undefined;
         }"""

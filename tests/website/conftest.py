@@ -143,7 +143,7 @@ SMALL_SITE = {
     "assets/site.css": "@font-face { src: url(x.woff2) }",
     "assets/x.woff2": "",
     "assets/site.js": "",
-    "assets/fit.svg": "<svg/>",
+    "assets/fit.svg": "<svg xmlns='http://www.w3.org/2000/svg' width='640' height='360'/>",
     "basics.py": "x = 1\nprint(x)\n",
     "basics.ipynb": NOTEBOOK,
     "sitemap.xml": """<?xml version="1.0"?><urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">
