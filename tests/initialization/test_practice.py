@@ -26,6 +26,7 @@ from snippets.initialization.practice import (
     zero_last_,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SEEDS = st.integers(0, 10_000)
 KNOWN = "linear, relu, leaky_relu, tanh, selu, gelu, silu"
 

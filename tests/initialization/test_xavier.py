@@ -28,6 +28,7 @@ from snippets.initialization.xavier import (
     predict,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SEEDS = st.integers(0, 10_000)
 TINY, HUGE = 5e-324, 1.7976931348623157e308  # the smallest and the largest float64
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

@@ -12,6 +12,7 @@ import runpy
 import shutil
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,20 +29,11 @@ from snippets.training import loop
 from snippets.training.checkpoints import Checkpoints
 from snippets.training.loop import Metrics, Progress, evaluate, fit, main, network, train_step
 
-from pathlib import Path  # isort: skip
-
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 SEEDS = st.integers(0, 10**6)
 fast = settings(max_examples=25, deadline=None, derandomize=True)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def message(text):

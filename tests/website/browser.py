@@ -117,8 +117,8 @@ class Visit:
                 self.page.evaluate("top => scrollTo(0, top)", top)
                 self.page.wait_for_timeout(10)
         show_next = """() => {
-            const loading = i => i.checkVisibility() && !i.naturalWidth && !(i.complete && (i.asked = 1 + (i.asked || 0)) > 50);
-            const waiting = [...document.images].find(loading);
+            const broken = i => i.complete && (i.asked = 1 + (i.asked || 0)) > 50; // complete without a size, for long
+            const waiting = [...document.images].find(i => i.checkVisibility() && !i.naturalWidth && !broken(i));
             if (waiting) waiting.loading = "eager";
             waiting?.scrollIntoView();
             return waiting !== undefined;
