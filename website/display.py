@@ -4,7 +4,7 @@ import re
 from pathlib import PurePosixPath
 
 from website import figures, pages
-from website.pages import COMMENT, FENCE, FIGURE, RAISES, SHORTEST_ALT, Page
+from website.pages import COMMENT, FENCE, FIGURE, GPU, RAISES, SHORTEST_ALT, Page
 
 OUTPUT = '{ .text .output .no-copy title="Output" }'
 SCROLLS = '{: .figures tabindex="0" role="group" aria-label="Figure" }'  # on a phone; site.js knows where it does not
@@ -42,6 +42,8 @@ def markup(source: str, page: Page) -> str:
         elif comment := COMMENT.fullmatch(line):
             if expected := RAISES.fullmatch(comment["text"]):
                 raises = expected["name"]
+        elif GPU.fullmatch(line):
+            shown += [line, ""]  # hooks.py puts the box here, once it knows what ran where
         elif figure := FIGURE.fullmatch(line):
             stem = (PurePosixPath(page.name).parent / figure["url"].removesuffix("-light.svg")).as_posix()
             svg = drawings[stem] or (docs / f"{stem}-light.svg").read_text(encoding="utf-8")

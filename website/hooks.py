@@ -18,7 +18,8 @@ if str(ROOT) not in sys.path:  # `python -m mkdocs` can import from here, plain 
 from website import access, display, downloads, figures, katex, notebook, pages, provenance  # noqa: E402
 
 MODULES = [figures, pages, katex, access, display, notebook, downloads, provenance]  # in the order of their imports
-NUMBERS = "<!-- numbers -->"  # stands on the first page where its numbers go
+# Comments that stand on a page where something goes that is made from the records
+NUMBERS, MATRIX = "<!-- numbers -->", "<!-- matrix -->"
 
 loaded: dict[str, pages.Page] = {}  # the pages of this build, by their file below docs/
 runs: list[provenance.Run] = []
@@ -93,6 +94,8 @@ def on_page_content(html, page, config, files):
     source = loaded[page.file.src_uri]
     html = display.explorers(display.compact(html), source)
     html = html.replace(NUMBERS, provenance.site_block(list(loaded.values()), runs))
+    html = html.replace(MATRIX, provenance.matrix(list(loaded.values()), runs))
+    html = pages.GPU.sub(provenance.gpu_box(source, runs), html)
     return html + provenance.page_block(source, runs) if source.fences else html
 
 

@@ -30,6 +30,11 @@ HIDDEN_FENCE = re.compile(r"[ \t]*(>|[-*+][ \t]|\d+[.)][ \t])[>\s]*(```|~~~)")
 COMMENT = re.compile(r"\s*<!--[-\s]*(?P<text>pytest.*?)[-\s]*-->\s*")
 RAISES = re.compile(r"pytest\.mark\.xfail\(raises=(?P<name>[A-Za-z_]\w*)\)")
 EXPECTED_OUTPUT = "pytest-codeblocks:expected-output"
+GPU = re.compile(r"\s*<!--\s*gpu\s*-->\s*")
+NEEDS_GPU = re.compile(
+    r"""\.cuda\(|(?:\.to\(|\bdevice\(|\bdevice=)["']cuda|"""
+    r"\bcuda\.(?:[A-Z]|graph|stream|sync|memory_|max_memory_|empty_|reset_)\w*\("
+)
 TAB = re.compile(r'\s*===[!+]?\s+"(?P<title>.*)"')
 HEADING = re.compile(r"#{1,6}\s+(?P<title>.*?)\s*(\{.*\})?\s*#*")
 FIGURE = re.compile(r"\s*!\[(?P<alt>[^\]]*)\]\((?P<url>\S+-light\.svg)\)\s*")
@@ -105,6 +110,7 @@ class Fence:
     closes: int = 0  # line of its closing ticks in the page file
     start: int = 0  # lines of the fence in Page.source (0-based, end excluded); for a notebook, its cell
     end: int = 0
+    gpu: bool = False  # marked by <!-- gpu -->: it runs everywhere, but shows its point on a GPU
 
     def expected(self, kind: str) -> Output | None:
         """What the fence should print on a device of this kind ("cpu", "cuda")."""
@@ -126,7 +132,7 @@ class Page:
         """SHA-256 of the page's program: every expanded fence, what it should print, raise and draw."""
         program = [
             [f.kind, f.code, f.raises, {k: o.text for k, o in f.outputs.items()},
-             [p.stem for p in f.figures], [d.path for d in f.data]]
+             [p.stem for p in f.figures], [d.path for d in f.data], *(["gpu"] if f.gpu else [])]
             for f in self.fences
         ]
         return hashlib.sha256(json.dumps(program, sort_keys=True).encode()).hexdigest()
@@ -298,6 +304,7 @@ class _Scanner:
         self.fences: list[Fence] = []
         self.heading, self.ids = "", Counter()
         self.raises: tuple[str, Where] | None = None  # a comment that waits for its fence
+        self.gpu = False  # so does this one
         self.output: Where | None = None
         self.scan()
 
@@ -315,7 +322,9 @@ class _Scanner:
                 self.fail(index, "a fence inside a quote or on the line of a list item is not seen: give it a new line")
             if match := COMMENT.fullmatch(line):
                 self.comment(index, match["text"])
-            elif "<!--" in line and "pytest" in line:
+            elif GPU.fullmatch(line):
+                self.gpu = True
+            elif "<!--" in line and re.search(r"pytest|\bgpu\b", line):
                 self.fail(index, "a runner comment must stand on a line of its own")
             elif match := HEADING.fullmatch(line):
                 self.heading = match["title"]
@@ -323,13 +332,13 @@ class _Scanner:
                 self.figure(index)
             elif LOCAL_JSON.search(line):
                 self.data(index)
-            if line.strip() and not COMMENT.fullmatch(line):
+            if line.strip() and not COMMENT.fullmatch(line) and not GPU.fullmatch(line):
                 self.no_comment_waits(index)
             index += 1
         self.no_comment_waits(len(self.lines) - 1)
 
     def no_comment_waits(self, index: int) -> None:
-        if self.raises or self.output:
+        if self.raises or self.output or self.gpu:
             self.fail(index, "a runner comment must be followed by its fence")
 
     def comment(self, index: int, text: str) -> None:
@@ -365,19 +374,21 @@ class _Scanner:
         else:
             if self.output:
                 self.fail(index, "an expected output must be a ```text fence")
+            if not self.gpu and (asks := NEEDS_GPU.search(text)):
+                self.fail(index, f"the fence asks for CUDA ({asks[0]}): mark it with <!-- gpu --> on the line above")
             base = slugify(self.heading, "-") or "start"
             self.ids[base] += 1
             number = self.ids[base]
             self.fences.append(Fence(
                 base if number == 1 else f"{base}-{number}", info, text, self.origins[index], origins, self.heading,
                 indent, self.raises[0] if self.raises else None,
-                closes=self.origins[end].line, start=index, end=end + 1,
+                closes=self.origins[end].line, start=index, end=end + 1, gpu=self.gpu,
             ))
-            self.raises = None
+            self.raises, self.gpu = None, False
         return end + 1
 
     def expect(self, index: int, end: int, text: str, indent: str) -> None:
-        if not self.output or self.raises:
+        if not self.output or self.raises or self.gpu:
             self.fail(index, f"a text fence is an output: put <!--{EXPECTED_OUTPUT}--> on the line before it")
         first, self.output = self.output.line, None
         if not self.fences:

@@ -1,6 +1,7 @@
 """What the records in records/ say about a page, and about the whole site, in words."""
 
 import json
+import re
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -10,13 +11,18 @@ from website.pages import Page
 
 @dataclass(frozen=True)
 class Run:
-    """What one device has run: the content of one file in records/."""
+    """What one device has run with one version of torch: the content of one file in records/."""
 
     device: str
     kind: str
     torch: str
     python: str
     pages: dict[str, dict]
+
+    @property
+    def release(self) -> list[int]:
+        """The version of torch, to compare: [2, 14, 1]."""
+        return [int(number) for number in re.findall(r"\d+", self.torch)]
 
     @property
     def versions(self) -> str:
@@ -28,10 +34,10 @@ class Run:
 
 
 def runs(root: Path) -> list[Run]:
-    """All records, CPUs first."""
+    """All records: CPUs first, the newest torch first on each device."""
     records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((root / "records").glob("*.json"))]
     found = [Run(**{name: record[name] for name in Run.__dataclass_fields__}) for record in records]
-    return sorted(found, key=lambda run: (run.kind != "cpu", run.device))
+    return sorted(found, key=lambda run: (run.kind != "cpu", run.device, [-number for number in run.release]))
 
 
 def day(date: str) -> str:
@@ -40,20 +46,25 @@ def day(date: str) -> str:
 
 
 def lines(page: Page, known: list[Run]) -> list[tuple[bool, str]]:
-    """For each device whether it ran this very page, and the sentence that says so (HTML)."""
-    said = []
-    for run in known:
-        device, entry = escape(run.device), run.pages.get(page.name)
-        if entry is None:
-            said.append((False, f"Not yet executed on {device}"))
-        elif run.current(page):
-            said.append((True, f"Executed on {device}, {run.versions}, {day(entry['date'])}"))
-        else:
-            said.append((False, f"Changed since it was executed on {device}, {run.versions}, {day(entry['date'])}"))
+    """For each record whether it is of this very page, and the sentence that says so (HTML)."""
+    said = _lines(page, known)
     if not any(run.kind == "cpu" for run in known):
         said.insert(0, (False, "Not yet executed on a CPU"))
     if not any(run.kind != "cpu" for run in known):
         said.append((False, "Not yet executed on a GPU"))
+    return said
+
+
+def _lines(page: Page, known: list[Run]) -> list[tuple[bool, str]]:
+    said = []
+    for run in known:
+        device, entry = escape(run.device), run.pages.get(page.name)
+        if entry is None:
+            said.append((False, f"Not yet executed on {device}, torch {run.torch}"))
+        elif run.current(page):
+            said.append((True, f"Executed on {device}, {run.versions}, {day(entry['date'])}"))
+        else:
+            said.append((False, f"Changed since it was executed on {device}, {run.versions}, {day(entry['date'])}"))
     return said
 
 
@@ -65,10 +76,56 @@ def page_block(page: Page, known: list[Run]) -> str:
     return f'<div class="provenance" data-search-exclude><ul>{items}</ul></div>'
 
 
+def gpu_box(page: Page, known: list[Run]) -> str:
+    """The box above a fence that shows its point on a GPU only: on which it ran, or that it did not."""
+    ran = [sentence for run, (_, sentence) in zip(known, _lines(page, known), strict=True) if run.kind != "cpu"]
+    said = ". ".join(ran or ["Not yet executed on one"])
+    return f'<p class="needs-gpu" data-search-exclude><strong>For a GPU.</strong> {said}; without one it runs, too.</p>'
+
+
+def matrix(pages: list[Page], known: list[Run]) -> str:
+    """A table of what ran where: a row for each page that is a program, a column for each record (HTML)."""
+    programs = [page for page in pages if page.fences]
+    columns = [(escape(run.device), f"torch {escape(run.torch)}") for run in known]
+    cells = [[_cell(page, run) for run in known] for page in programs]
+    if not any(run.kind != "cpu" for run in known):
+        columns.append(("GPU", "not yet run"))
+        cells = [[*row, NOT_RUN] for row in cells]
+    head = "".join(f'<th scope="col">{device}<br>{version}</th>' for device, version in columns)
+    body = "".join(
+        f'<tr><th scope="row">{escape(page.name)}</th><td>{len(page.fences)}</td>{"".join(row)}</tr>'
+        for page, row in zip(programs, cells, strict=True)
+    )
+    fences = sum(len(page.fences) for page in programs)
+    sums = [sum(len(page.fences) for page in programs if run.current(page)) for run in known]
+    sums += [0] * (len(columns) - len(known))
+    total = "".join(f"<td>{count} of {fences}</td>" for count in sums)
+    return (
+        '<div class="matrix" tabindex="0" role="group" aria-label="What ran where" data-search-exclude><table>'
+        f'<thead><tr><th scope="col">page</th><th scope="col">fences</th>{head}</tr></thead><tbody>{body}</tbody>'
+        f'<tfoot><tr><th scope="row">executed as they stand</th><td>{fences}</td>{total}</tr></tfoot></table></div>'
+    )
+
+
+NOT_RUN = '<td class="not-run">not run</td>'
+
+
+def _cell(page: Page, run: Run) -> str:
+    entry = run.pages.get(page.name)
+    if entry is None:
+        return NOT_RUN
+    if run.current(page):
+        return f'<td class="ran">{day(entry["date"])}</td>'
+    return f'<td class="not-run">changed since {day(entry["date"])}</td>'
+
+
 def site_block(pages: list[Page], known: list[Run]) -> str:
-    """The numbers of the first page: what was executed and compared, on what, and when."""
-    parts = []
+    """The numbers of the first page: what was executed and compared, on what, and when, with the newest torch."""
+    parts, shown = [], set()
     for run in known:
+        if run.device in shown:
+            continue
+        shown.add(run.device)
         current = [page for page in pages if page.fences and run.current(page)]
         if not current:
             continue

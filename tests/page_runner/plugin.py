@@ -25,6 +25,7 @@ NOT_WRITTEN = "the fence writes no JSON to its working directory under this name
 def pytest_addoption(parser) -> None:
     group = parser.getgroup("pages")
     group.addoption("--record", action="store_true", help="rewrite outputs, figures and records that do not hold")
+    group.addoption("--keep-record", action="store_true", help="write the record of a green run, and nothing else")
     group.addoption("--no-skips", action="store_true", help="a test that was not run fails the whole run")
     parser.addini("page_timeout", "seconds after which a fence is ended", default="600")
 
@@ -216,7 +217,7 @@ class Outcome:
             return
         if self.config.option.no_skips and self.not_run and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        if self.config.option.record and session.exitstatus == pytest.ExitCode.OK:
+        if (self.config.option.record or self.config.option.keep_record) and session.exitstatus == pytest.ExitCode.OK:
             today = datetime.datetime.now(datetime.UTC).date().isoformat()
             self.written = record.write(Path(self.config.rootpath), self.pages, today)
 

@@ -9,7 +9,7 @@ from markdown.extensions.toc import slugify
 
 from tests.page_runner import compare
 from tests.page_runner.session import Result
-from website import figures, pages
+from website import figures, pages, provenance
 
 MACHINE = ("device", "kind", "torch", "torchvision", "python")
 
@@ -53,12 +53,15 @@ def _markdown(page: pages.Page, results: dict[str, Result], kind: str) -> None:
         if want and got.strip() and not compare.text(want.text, got, ellipsis=bool(fence.raises)):
             continue
         if want and kind != "cpu" and "" in fence.outputs:  # this device differs: one output for each
-            both = [*_tab("CPU", want.text, want.indent), "", *_tab(kind.upper(), got, want.indent)]
-            lines[want.first - 1 : want.last] = both
+            own = ["", *_tab(kind.upper(), got, want.indent)] if got.strip() else []
+            lines[want.first - 1 : want.last] = [*_tab("CPU", want.text, want.indent), *own]
+        elif want and not got.strip() and want.indent != fence.indent:
+            raise ValueError(f"{want.where}: the fence prints nothing here any more: remove this tab")
         elif want:
             lines[want.first - 1 : want.last] = _block(got, want.indent) if got.strip() else []
-        elif got.strip() and fence.outputs:
-            raise ValueError(f'{fence.where}: add a tab === "{kind.upper()}" with an output block for this device')
+        elif got.strip() and (fence.outputs or kind != "cpu"):  # the first output for this kind of device
+            after = max((output.last for output in fence.outputs.values()), default=fence.closes)
+            lines[after:after] = ["", *_tab(kind.upper(), got, fence.indent)]
         elif got.strip():
             lines[fence.closes : fence.closes] = ["", *_block(got, fence.indent)]
     text = "\n".join(lines)
@@ -126,7 +129,7 @@ def _write_notebook(path: Path, notebook: dict) -> None:
         replace(path, text)
 
 
-# Records: one small file a device, sealed so that an edit by hand is noticed.
+# Records: one small file for each device and version of torch, sealed so that an edit by hand is noticed.
 
 
 def seal(record: dict) -> str:
@@ -141,7 +144,7 @@ def write(root: Path, done: list[dict], date: str) -> list[Path]:
     if not machines:
         return []
     machine = {name: machines[0][name] for name in MACHINE}
-    path = root / "records" / f"{slugify(machine['device'], '-')}.json"
+    path = root / "records" / f"{slugify(machine['device'], '-')}-torch-{machine['torch']}.json"
     old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     entries = old.get("pages", {}) if all(old.get(name) == machine[name] for name in MACHINE) else {}
     for entry in done:
@@ -154,14 +157,15 @@ def write(root: Path, done: list[dict], date: str) -> list[Path]:
 
 
 def problems(root: Path) -> list[str]:
-    """What is wrong with the committed records. A record of another device may be older than its page
-    (the site says so); that of the CPU may not, and no record may differ from what a run wrote."""
+    """What is wrong with the committed records. That of the CPU with the newest torch must be of the pages as they
+    are; others may be older (the site says so). No record may differ from what a run wrote."""
     found = []
     loaded = {page.name: page for page in map(pages.load, pages.all_pages(root))}
-    files = sorted((root / "records").glob("*.json"))
-    for path in files:
-        shown, text = path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")
-        record = json.loads(text)
+    files = {path: path.read_text(encoding="utf-8") for path in sorted((root / "records").glob("*.json"))}
+    newest = next((run for run in provenance.runs(root) if run.kind == "cpu"), None)
+    for path, text in files.items():
+        shown, record = path.relative_to(root).as_posix(), json.loads(text)
+        must_hold = newest is not None and (record["kind"], record["torch"]) == ("cpu", newest.torch)
         lines = {line.split('"')[1]: number for number, line in enumerate(text.split("\n"), 1) if line.endswith("{")
                  and '"' in line}
         for name, entry in record["pages"].items():
@@ -170,14 +174,14 @@ def problems(root: Path) -> list[str]:
                 found.append(f"{where}: there is no page {name}")
             elif entry["digest"] == page.digest and {k: entry[k] for k in page.counts} != page.counts:
                 found.append(f"{where}: page {name} holds {page.counts}, the record says {entry}")
-            elif entry["digest"] != page.digest and record["kind"] == "cpu":
+            elif entry["digest"] != page.digest and must_hold:
                 found.append(f"{where}: page {name} ({page.path.relative_to(root)}:1) is not the one that ran: its "
                              f"digest is {page.digest}, the record says {entry['digest']}; run `make record`")
         if record.get("seal") != seal(record):
             found.append(f"{shown}:1: the record was edited: its seal does not match; only a run may write it")
-        if record["kind"] == "cpu":
+        if must_hold:
             missing = [name for name, page in loaded.items() if page.fences and name not in record["pages"]]
             found += [f"{shown}:1: page {name} has not run; run `make record`" for name in missing]
-    if not any(path.stem == "cpu" for path in files):
-        found.append("records/cpu.json:1: there is no record of a run on a CPU; run `make record`")
+    if newest is None:
+        found.append("records/: there is no record of a run on a CPU; run `make record`")
     return found

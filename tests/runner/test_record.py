@@ -6,6 +6,7 @@ import json
 import pytest
 
 from tests.page_runner import record
+from tests.runner.test_outcomes import tabs
 from website import pages
 
 
@@ -36,6 +37,22 @@ def test_recording_does_not_forgive_an_error(project):
     assert page.read_text() == before
 
 
+def test_a_gpu_that_prints_where_the_cpu_does_not_gets_the_only_tab_and_keeps_what_is_there(project):
+    from tests.page_runner.session import Result
+
+    path = project.page("print(1)", tabs(cpu="1"), "x = 1", "print(2)", "> 2")
+    results = {"start": Result("5\n"), "start-2": Result("7\n"), "start-3": Result("")}
+    record.rewrite(pages.load(path), results, "cuda")
+    shown = [{kind: output.text for kind, output in f.outputs.items()} for f in pages.load(path).fences]
+    assert shown == [{"cpu": "1\n", "cuda": "5\n"}, {"cuda": "7\n"}, {"cpu": "2\n"}]
+    project.run().assert_outcomes(passed=3)
+    before = path.read_text()
+    record.rewrite(pages.load(path), results, "cuda")
+    assert path.read_text() == before
+    with pytest.raises(ValueError, match="prints nothing here any more: remove this tab"):
+        record.rewrite(pages.load(path), results | {"start": Result("")}, "cuda")
+
+
 def test_another_device_that_prints_otherwise_gets_a_tab_of_its_own(project):
     path = project.page("print(1)", "> 1", "print(0.5)", "> 0.5")
     page = pages.load(path)
@@ -56,7 +73,8 @@ def recorded(project):
     project.page("import torch\nprint(torch.ones(2).sum().item())", "> 2.0", "import torch", name="part/topic")
     project.page("print(1)", "> 1", name="other")
     assert project.run("docs", "--record").ret == 0
-    return project, project.root / "records/cpu.json"
+    (file,) = (project.root / "records").glob("cpu-torch-*.json")
+    return project, file
 
 
 def test_a_green_run_records_what_ran_where_and_on_what(recorded):
@@ -119,24 +137,46 @@ def test_a_record_cannot_be_edited_into_being(recorded, change, problem):
     lines = enumerate(file.read_text().split("\n"), 1)
     number = next((n for n, line in lines if '"other": {' in line), 0)
     found = record.problems(project.root)
-    assert any(problem.replace("cpu.json:17", f"cpu.json:{number}") in p for p in found), found
+    assert any(problem.replace("cpu.json:17", f"{file.name}:{number}").replace("cpu.json", file.name) in p for p in found), found
     assert any("the record was edited" in p for p in found)
 
 
 def test_a_page_that_changed_makes_the_record_of_the_cpu_stale_but_not_that_of_a_gpu(recorded):
     project, file = recorded
     gpu = json.loads(file.read_text()) | {"device": "NVIDIA H200", "kind": "cuda"}
-    (file.parent / "nvidia-h200.json").write_text(json.dumps(gpu | {"seal": record.seal(gpu)}, indent=2))
+    (file.parent / "nvidia-h200-torch-2.11.0.json").write_text(json.dumps(gpu | {"seal": record.seal(gpu)}, indent=2))
     assert record.problems(project.root) == []
     project.page("print(3)", "> 3", name="other")
     found = record.problems(project.root)
     assert len(found) == 1
-    assert "records/cpu.json" in found[0]
+    assert f"records/{file.name}" in found[0]
+
+
+@pytest.mark.parametrize(("other", "must_hold"), [("2.9.1", False), ("99.0.0", True)])
+def test_only_the_record_of_the_newest_torch_has_to_hold(recorded, other, must_hold):
+    project, file = recorded
+    old = json.loads(file.read_text()) | {"torch": other}
+    old["pages"]["other"]["digest"] = "0" * 64
+    name = f"cpu-torch-{other}.json"
+    (file.parent / name).write_text(json.dumps(old | {"seal": record.seal(old)}, indent=2))
+    found = record.problems(project.root)
+    assert [name in problem for problem in found] == ([True] if must_hold else [])
+
+
+def test_a_checking_run_can_keep_the_record_without_rewriting_a_page(project):
+    path = project.page("import torch\nprint(1)", "> 2")
+    before = path.read_text()
+    assert project.run("docs", "--keep-record").ret == 1
+    assert path.read_text() == before
+    assert not (project.root / "records").exists()
+    project.page("import torch\nprint(1)", "> 1")
+    assert project.run("docs", "--keep-record").ret == 0
+    assert record.problems(project.root) == []
 
 
 def test_no_record_at_all_is_a_problem(project):
     project.page("x = 1")
-    assert record.problems(project.root) == ["records/cpu.json:1: there is no record of a run on a CPU; run `make record`"]
+    assert record.problems(project.root) == ["records/: there is no record of a run on a CPU; run `make record`"]
 
 
 def test_a_killed_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -155,7 +195,8 @@ def test_pages_run_in_parallel_and_are_recorded_together(project, monkeypatch):
     options = ["-p", "no:codeblocks", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile"]
     result = project.pytester.runpytest_subprocess(*options, "docs", "--record")
     result.assert_outcomes(passed=6)
-    assert sorted(json.loads((project.root / "records/cpu.json").read_text())["pages"]) == ["a", "b", "c"]
+    (file,) = (project.root / "records").iterdir()
+    assert sorted(json.loads(file.read_text())["pages"]) == ["a", "b", "c"]
     result = project.pytester.runpytest_subprocess(*options, "docs")
     result.assert_outcomes(passed=6)
     result.stdout.fnmatch_lines(["6 fences executed and checked on 3 whole pages"])

@@ -225,7 +225,8 @@ def test_a_page_that_changed_says_so(page, tmp_path):
 
 
 def test_a_page_that_did_not_run_says_so(page, tmp_path):
-    assert "Not yet executed on CPU" in said(provenance.page_block(page, known(tmp_path, CPU | {"pages": {}})))
+    text = said(provenance.page_block(page, known(tmp_path, CPU | {"pages": {}})))
+    assert text == "Not yet executed on CPU, torch 2.14.1 Not yet executed on a GPU"
     assert said(provenance.page_block(page, [])) == "Not yet executed on a CPU Not yet executed on a GPU"
 
 
@@ -236,8 +237,41 @@ def test_the_numbers_of_the_site_count_only_what_ran_as_it_stands(page, tmp_path
     assert "figures compared 1" in text
     assert "1 of 1 pages, on CPU, torch 2.14.1, Python 3.11.7, 2026-11-21" in text
     assert "Not yet executed on a GPU" in text
+    older = CPU | {"torch": "2.11.0", "pages": {page.name: entry(page)}}
+    both = known(tmp_path, older, CPU | {"pages": {page.name: entry(page)}})
+    assert said(provenance.site_block([page], both)) == text
+    (tmp_path / "records/1.json").unlink()
     stale = known(tmp_path, CPU | {"pages": {page.name: entry(page, digest="0")}})
     assert said(provenance.site_block([page], stale)) == "Not yet executed on a CPU. Not yet executed on a GPU."
+
+
+def test_records_are_in_the_order_of_devices_and_versions(tmp_path):
+    found = known(tmp_path, *(CPU | {"torch": v, "pages": {}} for v in ("2.9.1", "2.14.1", "2.11.0")), GPU | {"pages": {}})
+    assert [(run.kind, run.torch) for run in found] == [("cpu", "2.14.1"), ("cpu", "2.11.0"), ("cpu", "2.9.1"), ("cuda", "2.11.0")]
+
+
+def test_a_fence_for_a_gpu_says_on_which_it_ran(page, tmp_path):
+    assert said(provenance.gpu_box(page, [])) == "For a GPU. Not yet executed on one; without one it runs, too."
+    cpu = known(tmp_path, CPU | {"pages": {page.name: entry(page)}})
+    assert said(provenance.gpu_box(page, cpu)) == "For a GPU. Not yet executed on one; without one it runs, too."
+    both = known(tmp_path, CPU | {"pages": {page.name: entry(page)}}, GPU | {"pages": {page.name: entry(page)}})
+    assert said(provenance.gpu_box(page, both)).startswith("For a GPU. Executed on NVIDIA H200, torch 2.11.0")
+
+
+def test_the_matrix_says_for_each_page_and_record_what_ran(page, tmp_path):
+    runs = known(
+        tmp_path,
+        CPU | {"pages": {page.name: entry(page)}},
+        CPU | {"torch": "2.11.0", "pages": {page.name: entry(page, digest="0", date="2026-11-19")}},
+        CPU | {"torch": "2.9.1", "pages": {}},
+    )
+    assert said(provenance.matrix([page], runs)) == (
+        "page fences CPU torch 2.14.1 CPU torch 2.11.0 CPU torch 2.9.1 GPU not yet run "
+        f"{page.name} 4 2026-11-21 changed since 2026-11-19 not run not run "
+        "executed as they stand 4 4 of 4 0 of 4 0 of 4 0 of 4"
+    )
+    runs = known(tmp_path, GPU | {"pages": {page.name: entry(page)}})
+    assert "GPU not yet run" not in said(provenance.matrix([page], runs))
 
 
 def test_the_first_page_shows_the_numbers_of_the_records(site):
