@@ -1,16 +1,25 @@
-# make serve · make test · make record · make site      (each does its own set-up)
+# make serve · make test · make test-gpu · make record · make site      (each does its own set-up)
 
 PYTHON ?= python3
 VENV ?= .venv
+FOR ?= $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
 RUN = $(VENV)/bin/python -m
 
-.PHONY: serve test record site mutants
+.PHONY: serve test test-gpu wheels record site mutants
 
 serve: $(VENV)/site-is-installed  ## read the site, with live reload on pages and snippets
 	$(RUN) mkdocs serve
 
 test: $(VENV)/all-is-installed  ## execute and check everything
 	$(RUN) pytest --cov
+
+test-gpu: $(VENV)/all-is-installed  ## execute and check every page on this machine's GPU, and write the record
+	$(RUN) tests.page_runner.gpu
+	$(RUN) pytest docs --keep-record --no-skips
+
+wheels: $(VENV)/bin/uv  ## fetch what .ci/pages needs on a machine without a network: FOR=3.12.3 names its Python
+	$(RUN) pip download --quiet --disable-pip-version-check --only-binary=:all: --python-version $(FOR) \
+		--dest wheels -r tests/page_runner/requirements.txt
 
 record: $(VENV)/all-is-installed  ## execute the pages and write what they print and draw
 	$(RUN) pytest docs --record
@@ -30,6 +39,6 @@ $(VENV)/site-is-installed: docs/requirements.txt | $(VENV)/bin/uv
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r docs/requirements.txt
 	touch $@
 
-$(VENV)/all-is-installed: requirements.txt docs/requirements.txt | $(VENV)/bin/uv
+$(VENV)/all-is-installed: requirements.txt tests/page_runner/requirements.txt docs/requirements.txt | $(VENV)/bin/uv
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements.txt
 	touch $@

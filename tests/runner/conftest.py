@@ -42,7 +42,7 @@ class Project:
 
     def run(self, *arguments: str):
         unneeded = ("codeblocks", "cacheprovider", "hypothesispytest", "pytest_cov", "xdist")
-        options = [option for name in unneeded for option in ("-p", f"no:{name}")] + ["-o", "page_timeout=30"]
+        options = [option for name in unneeded for option in ("-p", f"no:{name}")] + ["-o", "page_timeout=120"]
         return self.pytester.runpytest_inprocess(*options, *(arguments or ["docs"]))
 
     def fails(self, *expected: str, **outcomes: int) -> str:
