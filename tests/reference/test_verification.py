@@ -120,11 +120,10 @@ def test_the_user_can_still_stop_it():
 
 
 def test_an_error_outside_the_document_has_no_line_in_it():
-    try:
+    with pytest.raises(ValueError, match="elsewhere") as raised:
         raise ValueError("elsewhere")
-    except ValueError as error:
-        assert place(error, "document") is None
-        assert place(error, __file__) == error.__traceback__.tb_lineno
+    assert place(raised.value, "document") is None
+    assert place(raised.value, __file__) == raised.value.__traceback__.tb_lineno
     assert place(SyntaxError("x", ("other", 3, 1, "")), "document") is None
 
 
