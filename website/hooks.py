@@ -94,7 +94,7 @@ def on_page_content(html, page, config, files):
     source = loaded[page.file.src_uri]
     html = display.explorers(display.compact(html), source)
     html = html.replace(NUMBERS, provenance.site_block(list(loaded.values()), runs))
-    html = html.replace(MATRIX, provenance.matrix(list(loaded.values()), runs))
+    html = html.replace(MATRIX, provenance.matrix(list(loaded.values()), runs, "../" * source.name.count("/")))
     html = pages.GPU.sub(provenance.gpu_box(source, runs), html)
     return html + provenance.page_block(source, runs) if source.fences else html
 

@@ -83,8 +83,14 @@ def gpu_box(page: Page, known: list[Run]) -> str:
     return f'<p class="needs-gpu" data-search-exclude><strong>For a GPU.</strong> {said}; without one it runs, too.</p>'
 
 
-def matrix(pages: list[Page], known: list[Run]) -> str:
-    """A table of what ran where: a row for each page that is a program, a column for each record (HTML)."""
+def matrix(pages: list[Page], known: list[Run], root: str = "") -> str:
+    """A table of what ran where (HTML): a row for each page that is a program, a column for each record.
+
+    Args:
+        pages: all pages of the site.
+        known: what ran.
+        root: the way from the page that shows the table to the root of the site, as "../".
+    """
     programs = [page for page in pages if page.fences]
     columns = [(escape(run.device), f"torch {escape(run.torch)}") for run in known]
     cells = [[_cell(page, run) for run in known] for page in programs]
@@ -93,7 +99,8 @@ def matrix(pages: list[Page], known: list[Run]) -> str:
         cells = [[*row, NOT_RUN] for row in cells]
     head = "".join(f'<th scope="col">{device}<br>{version}</th>' for device, version in columns)
     body = "".join(
-        f'<tr><th scope="row">{escape(page.name)}</th><td>{len(page.fences)}</td>{"".join(row)}</tr>'
+        f'<tr><th scope="row"><a href="{root}{page.name}.html">{page.name}</a></th>'
+        f"<td>{len(page.fences)}</td>{''.join(row)}</tr>"
         for page, row in zip(programs, cells, strict=True)
     )
     fences = sum(len(page.fences) for page in programs)
