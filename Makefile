@@ -5,7 +5,7 @@ VENV ?= .venv
 FOR ?= $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
 RUN = $(VENV)/bin/python -m
 
-.PHONY: serve test test-gpu wheels record site mutants
+.PHONY: serve test test-gpu wheels record site mutants gate
 
 serve: $(VENV)/site-is-installed  ## read the site, with live reload on pages and snippets
 	$(RUN) mkdocs serve
@@ -29,6 +29,9 @@ site: $(VENV)/site-is-installed  ## build the site into site/
 
 mutants: $(VENV)/all-is-installed  ## change the snippets in small ways and count the changes the tests notice
 	$(RUN) mutmut run
+
+gate: $(VENV)/all-is-installed  ## plant faults in a copy of everything and count those that the checks notice
+	$(RUN) tests.gate --rounds 8 --out records/gate/faults.json
 
 $(VENV)/bin/uv:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'

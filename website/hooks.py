@@ -19,7 +19,7 @@ from website import access, display, downloads, figures, katex, notebook, pages,
 
 MODULES = [figures, pages, katex, access, display, notebook, downloads, provenance]  # in the order of their imports
 # Comments that stand on a page where something goes that is made from the records
-NUMBERS, MATRIX = "<!-- numbers -->", "<!-- matrix -->"
+NUMBERS, MATRIX, GATE = "<!-- numbers -->", "<!-- matrix -->", "<!-- gate -->"
 
 loaded: dict[str, pages.Page] = {}  # the pages of this build, by their file below docs/
 runs: list[provenance.Run] = []
@@ -95,6 +95,7 @@ def on_page_content(html, page, config, files):
     html = display.explorers(display.compact(html), source)
     html = html.replace(NUMBERS, provenance.site_block(list(loaded.values()), runs))
     html = html.replace(MATRIX, provenance.matrix(list(loaded.values()), runs, "../" * source.name.count("/")))
+    html = html.replace(GATE, provenance.gate(ROOT))
     html = pages.GPU.sub(provenance.gpu_box(source, runs), html)
     return html + provenance.page_block(source, runs) if source.fences else html
 

@@ -146,3 +146,35 @@ def site_block(pages: list[Page], known: list[Run]) -> str:
         if not any(run.kind == kind and any(map(run.current, pages)) for run in known):
             parts.append(f"<p>Not yet executed on a {name}.</p>")
     return f'<div class="numbers" data-search-exclude>{"".join(parts)}</div>'
+
+
+WAYS = {
+    "running": "the run",
+    "tests": "tests of the module",
+    "build": "the build",
+    "record": "the record",
+    "nobody": "nothing",
+}
+
+
+def gate(root: Path) -> str:
+    """A table of the faults that were planted in a copy of the site, and of what noticed them (HTML)."""
+    file = root / "records" / "gate" / "faults.json"
+    if not file.is_file():
+        return "<p>The checks have not been measured yet.</p>"
+    result = json.loads(file.read_text(encoding="utf-8"))
+    kinds = result["kinds"]
+    head = "".join(f'<th scope="col">{way}</th>' for way in ("planted", *WAYS.values()))
+    rows = [(kind, counts) for kind, counts in kinds.items()]
+    total = {key: sum(counts.get(key, 0) for counts in kinds.values()) for key in ("tried", *WAYS)}
+
+    def cells(counts: dict) -> str:
+        return "".join(f"<td>{counts.get(key, 0) or '–'}</td>" for key in ("tried", *WAYS))
+
+    body = "".join(f'<tr><th scope="row">{kind}</th>{cells(counts)}</tr>' for kind, counts in rows)
+    return (
+        '<div class="matrix" tabindex="0" role="group" aria-label="What noticed the faults" data-search-exclude><table>'
+        f'<thead><tr><th scope="col">fault in</th>{head}</tr></thead><tbody>{body}</tbody>'
+        f'<tfoot><tr><th scope="row">all</th>{cells(total)}</tr></tfoot></table></div>'
+        f"<p>Drawn at random on {day(result['date'])}, with the seed {result['seed']}.</p>"
+    )

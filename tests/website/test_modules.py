@@ -274,6 +274,18 @@ def test_the_matrix_says_for_each_page_and_record_what_ran(page, tmp_path):
     assert "GPU not yet run" not in said(provenance.matrix([page], runs))
 
 
+def test_the_result_of_the_gate_is_a_table(tmp_path):
+    assert "not been measured" in provenance.gate(tmp_path)
+    (tmp_path / "records/gate").mkdir(parents=True)
+    kinds = {"code": {"tried": 5, "running": 4, "record": 1}, "link": {"tried": 3, "build": 2, "nobody": 1}}
+    result = {"date": "2026-11-29", "seed": 3, "kinds": kinds}
+    (tmp_path / "records/gate/faults.json").write_text(json.dumps(result))
+    assert said(provenance.gate(tmp_path)) == (
+        "fault in planted the run tests of the module the build the record nothing "
+        "code 5 4 – – 1 – link 3 – – 2 – 1 all 8 4 – 2 1 1 Drawn at random on 2026-11-29 , with the seed 3."
+    )
+
+
 def test_the_first_page_shows_the_numbers_of_the_records(site):
     everything = [pages.load(path) for path in pages.all_pages()]
     executed = sum(len(page.fences) for page in everything)
