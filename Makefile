@@ -1,10 +1,10 @@
-# make serve · make test · make record · make site      (each does its own set-up)
+# make serve · make test · make record · make site · make offline      (each does its own set-up)
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python -m
 
-.PHONY: serve test record site mutants
+.PHONY: serve test record site offline mutants
 
 serve: $(VENV)/site-is-installed  ## read the site, with live reload on pages and snippets
 	$(RUN) mkdocs serve
@@ -17,6 +17,9 @@ record: $(VENV)/all-is-installed  ## execute the pages and write what they print
 
 site: $(VENV)/site-is-installed  ## build the site into site/
 	$(RUN) mkdocs build --strict
+
+offline: site  ## the built site in one archive, to read and search without a server
+	$(RUN) website.offline site pytorch-that-runs.zip
 
 mutants: $(VENV)/all-is-installed  ## change the snippets in small ways and count the changes the tests notice
 	$(RUN) mutmut run
