@@ -34,13 +34,15 @@ def entries(html: str) -> list[Entry]:
     """The entries of the rendered page, newest first.
 
     Raises:
-        ValueError: a heading has no date or no title, an entry says nothing, or an older one stands above a newer one.
+        ValueError: there is none, its heading has no date or no title, nothing stands below it, or an older one
+            stands above a newer one.
     """
     found, headings = [], list(HEADING.finditer(html))
-    ends = [heading.start() for heading in headings[1:]] + [len(html)]
-    for heading, end in zip(headings, ends, strict=True):
+    if not headings:
+        raise ValueError("no entry: each is a heading of the second level")
+    for heading, after in zip(headings, [*headings[1:], None], strict=True):
         title = TITLE.fullmatch(heading["text"].strip())
-        body = html[heading.end() : end].strip()
+        body = html[heading.end() : after and after.start()].strip()
         try:
             day = date.fromisoformat(title["day"]).isoformat()
         except (TypeError, ValueError):
@@ -48,8 +50,6 @@ def entries(html: str) -> list[Entry]:
         if not body:
             raise ValueError(f'"{heading["text"]}": nothing stands below it')
         found.append(Entry(heading["id"], day, title["title"], body))
-    if not found:
-        raise ValueError("no entry")
     for newer, older in zip(found, found[1:], strict=False):
         if newer.day < older.day:
             raise ValueError(f"{older.day} stands below {newer.day}: the newest comes first")

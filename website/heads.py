@@ -39,7 +39,7 @@ def description(html: str) -> str:
 
 def tags(page, config, feed: str) -> str:
     """The tags for the head of a page; those that need the address of the site, only where it has one."""
-    title = config.site_name if page.is_homepage else TAG.sub("", page.title)
+    title = config.site_name if page.is_homepage else unescape(TAG.sub("", page.title))
     named = {
         "og:site_name": config.site_name,
         "og:type": "website" if page.is_homepage else "article",
