@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from datetime import date
 from html import escape, unescape
+from itertools import pairwise
 from urllib.parse import urljoin
 
 SOURCE = "changes.md"
@@ -50,7 +51,7 @@ def entries(html: str) -> list[Entry]:
         if not body:
             raise ValueError(f'"{heading["text"]}": nothing stands below it')
         found.append(Entry(heading["id"], day, title["title"], body))
-    for newer, older in zip(found, found[1:], strict=False):
+    for newer, older in pairwise(found):
         if newer.day < older.day:
             raise ValueError(f"{older.day} stands below {newer.day}: the newest comes first")
     return found

@@ -9,6 +9,8 @@ from html import escape, unescape
 PICTURE = "assets/social.png"  # drawn from .github/social.svg
 SIZE = (1200, 630)  # pixels
 ALT = "A page of PyTorch That Runs: code, and below it the output that was checked"
+# The space keeps Material from taking the feed for a translation of the site, and asking for its sitemap.
+FEED = '<link rel="alternate " type="application/atom+xml" title="What changed" href="{}">\n'
 LONGEST = 200  # characters of a description, unless its first sentence is longer
 PARAGRAPH = re.compile(r"<p>(?P<text>.*?)</p>", re.DOTALL)
 TAG = re.compile(r"<[^>]*>")
@@ -46,7 +48,7 @@ def tags(page, config, feed: str) -> str:
         "og:title": title,
         "og:description": unescape(page.meta.get("description") or config.site_description),
     }
-    links = ""
+    link = ""
     if config.site_url:
         named |= {
             "og:url": page.canonical_url,
@@ -55,9 +57,7 @@ def tags(page, config, feed: str) -> str:
             "og:image:height": SIZE[1],
             "og:image:alt": ALT,
         }
-        # The space keeps Material from taking the feed for a translation of the site and asking for its sitemap.
-        if feed:
-            links = f'<link rel="alternate " type="application/atom+xml" title="What changed" href="{config.site_url}{feed}">\n'
+        link = FEED.format(config.site_url + feed) if feed else ""
     metas = [f'<meta property="{name}" content="{escape(str(value))}">\n' for name, value in named.items()]
     card = "summary_large_image" if config.site_url else "summary"
-    return links + "".join(metas) + f'<meta name="twitter:card" content="{card}">\n'
+    return link + "".join(metas) + f'<meta name="twitter:card" content="{card}">\n'

@@ -30,9 +30,8 @@ from website import (  # noqa: E402
     report,
 )
 
-MODULES = [
-    figures, pages, katex, access, display, notebook, downloads, provenance, changes, heads, report
-]  # fmt: skip  # in the order of their imports
+# In the order of their imports.
+MODULES = [figures, pages, katex, access, display, notebook, downloads, provenance, changes, heads, report]
 NUMBERS = "<!-- numbers -->"  # stands on the first page where its numbers go
 
 loaded: dict[str, pages.Page] = {}  # the pages of this build, by their file below docs/
@@ -63,7 +62,7 @@ def on_files(files, config):
             files.append(File.generated(config, path, content=content))
     files.remove(files.get_file_from_path("assets/katex/katex.min.js"))  # for this build only, not for readers
     if changes.SOURCE in loaded and config.site_url:
-        files.append(File.generated(config, changes.FEED, content=""))  # what it holds is known when its page is rendered
+        files.append(File.generated(config, changes.FEED, content=""))  # filled when its page has been rendered
 
 
 def _generated(page: pages.Page, site_url: str) -> dict[str, str]:
@@ -83,7 +82,7 @@ def _generated(page: pages.Page, site_url: str) -> dict[str, str]:
 
 
 def on_pre_page(page, config, files):
-    """Let MkDocs render notebooks as it renders the other pages (see website/notebook.py); one address for the first page."""
+    """Let MkDocs render notebooks as it renders other pages (see website/notebook.py); the first page is the folder."""
     vars(page).pop("render", None)
     if page.is_homepage and config.site_url:
         page.canonical_url = config.site_url

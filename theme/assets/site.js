@@ -55,7 +55,8 @@ document$.subscribe(() => {
 // A report names the section that was selected in, addressed, or, from beside the text, read.
 const below = document.querySelector(".report")
 const headings = [...document.querySelectorAll("article :is(h2, h3)[id]")]
-const sectionOf = (node) => headings.filter((heading) => heading.compareDocumentPosition(node) & Node.DOCUMENT_POSITION_FOLLOWING).pop()
+const sectionOf = (node) =>
+  headings.filter((heading) => heading === node || heading.compareDocumentPosition(node) & Node.DOCUMENT_POSITION_FOLLOWING).pop()
 const sectionRead = () => headings.filter((heading) => heading.getBoundingClientRect().top < innerHeight / 3).pop()
 const addressed = () => {
   const target = document.querySelector(":target")
