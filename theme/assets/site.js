@@ -64,7 +64,7 @@ const addressed = () => {
 }
 const reporting = (link, otherwise) => {
   const page = new URL(link.href)
-  link.addEventListener("mousedown", (event) => event.preventDefault()) // which would end the selection
+  link.addEventListener("mousedown", (event) => event.preventDefault()) // in some browsers it ends the selection
   for (const press of ["click", "auxclick"])
     link.addEventListener(press, () => {
       const selection = getSelection()
