@@ -84,6 +84,9 @@ def test_main_says_where_to_begin(small, tmp_path, monkeypatch, capsys):
 
 # In a browser
 
+RESULT = ".md-search-result a"
+PATIENCE = 60_000  # ms until the index is made, on a busy machine
+
 
 @pytest.fixture(scope="module")
 def unpacked(site, tmp_path_factory):
@@ -101,17 +104,19 @@ def test_search_works_from_a_folder(context, unpacked):
     page = visit.page
     page.keyboard.press("/")
     page.keyboard.type("broadcasting")
+    page.locator(RESULT).first.wait_for(timeout=PATIENCE)
     assert look.finds(page, f"{home}basics/tensors.html")
     assert page.locator(".md-search-result__meta").is_visible()
-    result = page.locator(".md-search-result a[href*='tensors.html'][href*='#']").first
+    result = page.locator(f"{RESULT}[href*='tensors.html'][href*='#']").first
     url = result.evaluate("link => link.href")
     result.click()
     page.wait_for_url(url, wait_until="commit")
     page.get_by_role("heading", name="Tensors", level=1).wait_for()
-    page.locator("article mark", has_text="broadcast").first.wait_for(state="attached")
+    page.locator("article mark", has_text="broadcast").first.wait_for(state="attached", timeout=PATIENCE)
     visit.scroll_through()
     page.keyboard.press("/")  # and from a page in a folder below
     page.keyboard.type("xavier")
+    page.locator(RESULT).first.wait_for(timeout=PATIENCE)
     assert look.finds(page, f"{home}initialization/xavier.html")
     assert not look.quiet(visit)
     assert not look.figures(page, "dark" if visit.page.viewport_size["width"] == 360 else "light")
@@ -135,7 +140,7 @@ def test_notices_what_search_lacks(context, unpacked, missing, tmp_path):
     visit = look.Visit(context, f"{home}index.html", home)
     assert any(missing in problem for problem in look.quiet(visit))
     visit.page.wait_for_timeout(200)
-    assert not visit.page.locator(".md-search-result a").count()
+    assert not visit.page.locator(RESULT).count()
 
 
 def test_runs_as_a_command(small, tmp_path):

@@ -76,7 +76,7 @@ def reported(page, press) -> tuple[str, str, str]:
 def sections(page) -> list[tuple[str, str]]:
     """The id and the text of each heading below the first."""
     script = "all => all.map(e => [e.id, e.textContent.trim()])"
-    return [tuple(pair) for pair in page.eval_on_selector_all("article :is(h2, h3)[id]", script)]
+    return [tuple(pair) for pair in page.eval_on_selector_all("article :is(h2, h3, h4)[id]", script)]
 
 
 @in_mode("light-1280", "dark-360")
@@ -146,6 +146,7 @@ def test_the_link_beside_the_page_names_the_section_that_is_read(context, served
     page.go_back()
     for name, text in (sections(page)[i] for i in (0, 3)):
         page.evaluate("name => document.getElementById(name).scrollIntoView()", name)
+        page.wait_for_selector(f".md-sidebar--secondary .md-nav__link--active[href='#{name}']", timeout=60_000)
         _, title, body = reported(page, link.click)
         assert title == f"Tensors: {text}"
         assert f"Section: {text} (#{name})\n" in body

@@ -54,10 +54,10 @@ document$.subscribe(() => {
 
 // A report names the section that was selected in, addressed, or, from beside the text, read.
 const below = document.querySelector(".report")
-const headings = [...document.querySelectorAll("article :is(h2, h3)[id]")]
+const headings = [...document.querySelectorAll("article :is(h2, h3, h4)[id]")]
 const sectionOf = (node) =>
   headings.filter((heading) => heading === node || heading.compareDocumentPosition(node) & Node.DOCUMENT_POSITION_FOLLOWING).pop()
-const sectionRead = () => headings.filter((heading) => heading.getBoundingClientRect().top < innerHeight / 3).pop()
+const sectionRead = () => headings.find(({ id }) => document.querySelector(`.md-sidebar--secondary .md-nav__link--active[href="#${id}"]`))
 const addressed = () => {
   const target = document.querySelector(":target")
   return target && sectionOf(target)
