@@ -1,11 +1,11 @@
-# make serve · make test · make test-gpu · make record · make site      (each does its own set-up)
+# make serve · make test · make test-gpu · make record · make site · make offline      (each does its own set-up)
 
 PYTHON ?= python3
 VENV ?= .venv
 FOR ?= $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
 RUN = $(VENV)/bin/python -m
 
-.PHONY: serve test test-gpu wheels record site mutants gate
+.PHONY: serve test test-gpu wheels record site offline mutants gate
 
 serve: $(VENV)/site-is-installed  ## read the site, with live reload on pages and snippets
 	$(RUN) mkdocs serve
@@ -26,6 +26,9 @@ record: $(VENV)/all-is-installed  ## execute the pages and write what they print
 
 site: $(VENV)/site-is-installed  ## build the site into site/
 	$(RUN) mkdocs build --strict
+
+offline: site  ## the built site in one archive, to read and search without a server
+	$(RUN) website.offline site pytorch-that-runs.zip
 
 mutants: $(VENV)/all-is-installed  ## change the snippets in small ways and count the changes the tests notice
 	$(RUN) mutmut run

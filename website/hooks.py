@@ -5,6 +5,7 @@ Each event says what it is for; the work is done in the modules beside this one.
 
 import importlib
 import sys
+from html import escape
 from pathlib import Path
 
 import nbformat
@@ -15,14 +16,28 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # `python -m mkdocs` can import from here, plain `mkdocs` cannot
     sys.path.insert(0, str(ROOT))
 
-from website import access, display, downloads, figures, katex, notebook, pages, provenance  # noqa: E402
+from website import (  # noqa: E402
+    access,
+    changes,
+    display,
+    downloads,
+    figures,
+    heads,
+    katex,
+    notebook,
+    pages,
+    provenance,
+    report,
+)
 
-MODULES = [figures, pages, katex, access, display, notebook, downloads, provenance]  # in the order of their imports
 # Comments that stand on a page where something goes that is made from the records
 NUMBERS, MATRIX, GATE = "<!-- numbers -->", "<!-- matrix -->", "<!-- gate -->"
+# In the order of their imports.
+MODULES = [figures, pages, katex, access, display, notebook, downloads, provenance, changes, heads, report]
 
 loaded: dict[str, pages.Page] = {}  # the pages of this build, by their file below docs/
 runs: list[provenance.Run] = []
+announced: list[changes.Entry] = []
 
 
 def on_config(config):
@@ -36,6 +51,7 @@ def on_config(config):
 def on_files(files, config):
     """Read every page once, and add its downloads and a notebook's figures to the site, so that links are checked."""
     loaded.clear()
+    announced.clear()
     runs[:] = provenance.runs(ROOT)
     for file in list(files.documentation_pages()):
         try:
@@ -46,6 +62,8 @@ def on_files(files, config):
         for path, content in generated.items():
             files.append(File.generated(config, path, content=content))
     files.remove(files.get_file_from_path("assets/katex/katex.min.js"))  # for this build only, not for readers
+    if changes.SOURCE in loaded and config.site_url:
+        files.append(File.generated(config, changes.FEED, content=""))  # filled when its page has been rendered
 
 
 def _generated(page: pages.Page, site_url: str) -> dict[str, str]:
@@ -65,8 +83,10 @@ def _generated(page: pages.Page, site_url: str) -> dict[str, str]:
 
 
 def on_pre_page(page, config, files):
-    """Let MkDocs render notebooks as it renders the other pages (see website/notebook.py)."""
+    """Let MkDocs render notebooks as it renders other pages (see website/notebook.py); the first page is the folder."""
     vars(page).pop("render", None)
+    if page.is_homepage and config.site_url:
+        page.canonical_url = config.site_url
 
 
 def on_page_read_source(page, config):
@@ -92,19 +112,43 @@ def on_page_content(html, page, config, files):
         rule = f"alt text says what is seen, in {pages.SHORTEST_ALT} characters or more"
         raise PluginError(f"{page.file.src_path}: {rule}: {unsaid[0]}")
     source = loaded[page.file.src_uri]
+    try:
+        page.meta.setdefault("description", escape(heads.description(html)))  # Material does not escape it
+        html = _with_feed(html, page, config, files) if page.file.src_uri == changes.SOURCE else html
+    except ValueError as error:
+        raise PluginError(f"{page.file.src_path}: {error}") from error
     html = display.explorers(display.compact(html), source)
     html = html.replace(NUMBERS, provenance.site_block(list(loaded.values()), runs))
     html = html.replace(MATRIX, provenance.matrix(list(loaded.values()), runs, "../" * source.name.count("/")))
     html = html.replace(GATE, provenance.gate(ROOT))
     html = pages.GPU.sub(provenance.gpu_box(source, runs), html)
-    return html + provenance.page_block(source, runs) if source.fences else html
+    return html + (provenance.page_block(source, runs) if source.fences else "") + report.link(page, config)
+
+
+def _with_feed(html: str, page, config, files) -> str:
+    """The page of changes, its entries read and written to the feed that it offers."""
+    announced[:] = changes.entries(html)
+    if not config.site_url:
+        return html
+    feed = changes.feed(announced, page.canonical_url, config.site_url, config.site_name)
+    files.get_file_from_path(changes.FEED).content_string = feed
+    return html.replace(changes.LINK, f'<p><a href="{changes.FEED}">Feed of these changes (Atom)</a></p>')
+
+
+def on_env(env, config, files):
+    """The day of each page for the sitemap: that of the last change which names it, not that of the build."""
+    if announced:
+        days = changes.days(announced, files.get_file_from_path(changes.SOURCE).url)
+        for file in files.documentation_pages():
+            file.page.update_date = days.get(file.url, "")
 
 
 def on_post_page(output, page, config):
-    """Repair what keeps readers with a keyboard or a screen reader out; load fonts early."""
-    return katex.preload(access.repair(output))
+    """Say what the page is; repair what keeps readers with a keyboard or a screen reader out; load fonts early."""
+    tags = heads.tags(page, config, changes.FEED if announced else "")
+    return katex.preload(access.repair(output.replace("</head>", f"{tags}</head>", 1)))
 
 
 def on_post_template(output_content, template_name, config):
-    """The same for the page that is shown for a wrong address."""
+    """The same repairs for the page that is shown for a wrong address."""
     return access.repair(output_content) if template_name.endswith(".html") else output_content

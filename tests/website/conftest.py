@@ -35,12 +35,15 @@ cli()
 """
 
 
-def build(folder: Path, source: Path = ROOT) -> subprocess.CompletedProcess:
+REPOSITORY = "https://github.com/owner/project"  # that of the built site, as publish.yml names it
+
+
+def build(folder: Path, source: Path = ROOT, **variables: str) -> subprocess.CompletedProcess:
     """`mkdocs build --strict` into a folder, on a machine that seems to have no torch."""
     return subprocess.run(
         [sys.executable, "-c", BUILD, str(folder)],
         cwd=source,
-        env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "NO_COLOR": "1"},
+        env={**os.environ, "REPO_URL": REPOSITORY, "NO_MKDOCS_2_WARNING": "1", "NO_COLOR": "1", **variables},
         capture_output=True,
         text=True,
     )

@@ -51,3 +51,40 @@ document$.subscribe(() => {
   quieting.observe(document.querySelector("article"), { childList: true, subtree: true })
   quiet()
 })
+
+// A report names the section that was selected in, addressed, or, from beside the text, read.
+const below = document.querySelector(".report")
+const headings = [...document.querySelectorAll("article :is(h2, h3, h4)[id]")]
+const sectionOf = (node) =>
+  headings.filter((heading) => heading === node || heading.compareDocumentPosition(node) & Node.DOCUMENT_POSITION_FOLLOWING).pop()
+const sectionRead = () => headings.find(({ id }) => document.querySelector(`.md-sidebar--secondary .md-nav__link--active[href="#${id}"]`))
+const addressed = () => {
+  const target = document.querySelector(":target")
+  return target && sectionOf(target)
+}
+const reporting = (link, otherwise) => {
+  const page = new URL(link.href)
+  link.addEventListener("mousedown", (event) => event.preventDefault()) // in some browsers it ends the selection
+  for (const press of ["click", "auxclick"])
+    link.addEventListener(press, () => {
+      const selection = getSelection()
+      const selected = document.querySelector("article").contains(selection.anchorNode) ? `${selection}`.trim().slice(0, 500) : ""
+      const section = selected ? sectionOf(selection.getRangeAt(0).startContainer) : otherwise()
+      const report = new URL(page)
+      const ask = (name, change) => report.searchParams.set(name, change(report.searchParams.get(name)))
+      if (section) {
+        const name = section.textContent.trim()
+        ask("title", (title) => `${title}: ${name}`)
+        ask("body", (body) => body.replace("\n", () => `\nSection: ${name} (#${section.id})\n`))
+      }
+      if (selected) ask("body", (body) => body.replace("\n\n", () => `\n\n${selected.replace(/^/gm, "> ")}\n\n`))
+      link.href = report
+    })
+}
+if (below) {
+  const beside = below.cloneNode(true)
+  beside.firstChild.textContent = "Report a problem in this section"
+  document.querySelector(".md-sidebar--secondary .md-sidebar__inner").append(beside)
+  reporting(below.firstChild, addressed)
+  reporting(beside.firstChild, sectionRead)
+}
