@@ -4,6 +4,7 @@ Each event says what it is for; the work is done in the modules beside this one.
 """
 
 import importlib
+import re
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ if str(ROOT) not in sys.path:  # `python -m mkdocs` can import from here, plain 
 from website import access, display, downloads, figures, katex, notebook, pages, provenance  # noqa: E402
 
 MODULES = [figures, pages, katex, access, display, notebook, downloads, provenance]  # in the order of their imports
+WORKER = re.compile(r"assets/javascripts/workers/search\.\w+\.min\.js")
 NUMBERS = "<!-- numbers -->"  # stands on the first page where its numbers go
 
 loaded: dict[str, pages.Page] = {}  # the pages of this build, by their file below docs/
@@ -45,6 +47,17 @@ def on_files(files, config):
         for path, content in generated.items():
             files.append(File.generated(config, path, content=content))
     files.remove(files.get_file_from_path("assets/katex/katex.min.js"))  # for this build only, not for readers
+    _search(files, config)
+
+
+def _search(files, config) -> None:
+    """Put our part of the search before Material's, in one file."""
+    ours = files.get_file_from_path("assets/search.js")
+    theirs = next(file for file in files if WORKER.fullmatch(file.src_uri))
+    both = File.generated(config, theirs.src_uri, content=ours.content_string + theirs.content_string)
+    files.remove(ours)
+    files.remove(theirs)
+    files.append(both)
 
 
 def _generated(page: pages.Page, site_url: str) -> dict[str, str]:
