@@ -90,7 +90,7 @@ ASKED = {
     "default initialization of nn.Linear": "initialization/xavier initialization/practice",
     "orthogonal initialization": "initialization/practice",
     "initialize all weights of my model": "initialization/practice",
-    "what should the loss be at the start": "initialization/practice training/mnist",
+    "what should the loss be at the start": "initialization/practice training/mnist training/loop",
     "get the output of an intermediate layer": "hooks/module-hooks models/pretrained",
     "Grad-CAM": "hooks/module-hooks",
     "which layer makes the nan": "hooks/module-hooks",
@@ -115,7 +115,7 @@ ASKED = {
     "pretrained=True deprecated": "models/pretrained",
     "stack expects each tensor to be equal size": "training/data-loading",
     "weights_only torch.load error": "training/checkpoints",
-    "Expected all tensors to be on the same device": "models/modules models/composing",
+    "Expected all tensors to be on the same device": "models/modules models/composing basics/tensors",
     # As in a forum
     "why is my loss nan": "training/stability",
     "loss goes up instead of down": "basics/gradient-descent training/stability",

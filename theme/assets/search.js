@@ -22,7 +22,7 @@
   // short words are found as they are (^1 says so to lunr), except the last, which may not be complete.
   const EMPTY = /^(need(s|ed)?|happens?|vs)$/ // beside the words that lunr knows to say nothing
   const plain = (question, { stemmer, stopWordFilter, tokenizer, Token }) => {
-    const words = question.toLowerCase().split(tokenizer.separator).map((word) => word.replace(/^\W+|[~^:"\\]|\W+$/g, ""))
+    const words = question.toLowerCase().replace(/[~^:"\\]/g, " ").split(tokenizer.separator).map((word) => word.replace(/^\W+|\W+$/g, ""))
     const said = words.filter((word) => word && !EMPTY.test(word) && stopWordFilter(new Token(word)))
     const common = (word) => {
       const stem = stemmer(new Token(word)).toString()
