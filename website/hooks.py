@@ -110,10 +110,10 @@ def on_page_content(html, page, config, files):
 
 
 def on_post_page(output, page, config):
-    """Repair what keeps readers with a keyboard or a screen reader out; load fonts early."""
-    return katex.preload(access.repair(output))
+    """Repair what keeps readers with a keyboard or a screen reader out; load fonts early, and nothing for nothing."""
+    return katex.preload(display.only_needed(access.repair(output)))
 
 
 def on_post_template(output_content, template_name, config):
     """The same for the page that is shown for a wrong address."""
-    return access.repair(output_content) if template_name.endswith(".html") else output_content
+    return display.only_needed(access.repair(output_content)) if template_name.endswith(".html") else output_content
