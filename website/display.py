@@ -12,6 +12,10 @@ PLAIN = re.compile(r'<span class="(?:n|nn|o|p|w)">([^<]*)</span>')  # tokens tha
 IMAGE = re.compile(r"<img\b[^>]*>")
 SAID = re.compile(rf'\balt="[^"]{{{SHORTEST_ALT},}}"')
 DATA_LINK = re.compile(r'<p>(?P<link><a class="explorer" href="(?P<url>[^"]+)">[^<]*</a>)</p>')
+WANTED_BY = {  # what a page must hold for the browser to load a file
+    re.compile(r'\s*<link rel="stylesheet" href="[^"]*/katex\.min\.css">'): 'class="katex"',
+    re.compile(r'\s*<script src="[^"]*/explorers\.js"></script>'): 'class="explorer"',
+}
 FAILS = '{{ .python .fails title="This fails: {}" }}'
 
 
@@ -89,3 +93,11 @@ def compact(html: str) -> str:
     """The HTML without what the highlighter marks to no effect, a third of it; search does not index "Output"."""
     label = '<span class="filename">Output</span>'
     return PLAIN.sub(r"\1", html).replace(label, label.replace(">", " data-search-exclude>", 1))
+
+
+def only_needed(html: str) -> str:
+    """A whole page that loads the style sheet of formulas and the script of explorers only where it has such."""
+    for load, mark in WANTED_BY.items():
+        if mark not in html:
+            html = load.sub("", html)
+    return html

@@ -4,6 +4,7 @@ Each event says what it is for; the work is done in the modules beside this one.
 """
 
 import importlib
+import re
 import sys
 from html import escape
 from pathlib import Path
@@ -34,6 +35,7 @@ from website import (  # noqa: E402
 NUMBERS, MATRIX, GATE = "<!-- numbers -->", "<!-- matrix -->", "<!-- gate -->"
 # In the order of their imports.
 MODULES = [figures, pages, katex, access, display, notebook, downloads, provenance, changes, heads, report]
+WORKER = re.compile(r"assets/javascripts/workers/search\.\w+\.min\.js")
 
 loaded: dict[str, pages.Page] = {}  # the pages of this build, by their file below docs/
 runs: list[provenance.Run] = []
@@ -64,6 +66,17 @@ def on_files(files, config):
     files.remove(files.get_file_from_path("assets/katex/katex.min.js"))  # for this build only, not for readers
     if changes.SOURCE in loaded and config.site_url:
         files.append(File.generated(config, changes.FEED, content=""))  # filled when its page has been rendered
+    _search(files, config)
+
+
+def _search(files, config) -> None:
+    """Put our part of the search before Material's, in one file."""
+    ours = files.get_file_from_path("assets/search.js")
+    theirs = next(file for file in files if WORKER.fullmatch(file.src_uri))
+    both = File.generated(config, theirs.src_uri, content=ours.content_string + theirs.content_string)
+    files.remove(ours)
+    files.remove(theirs)
+    files.append(both)
 
 
 def _generated(page: pages.Page, site_url: str) -> dict[str, str]:
@@ -146,9 +159,10 @@ def on_env(env, config, files):
 def on_post_page(output, page, config):
     """Say what the page is; repair what keeps readers with a keyboard or a screen reader out; load fonts early."""
     tags = heads.tags(page, config, changes.FEED if announced else "")
-    return katex.preload(access.repair(output.replace("</head>", f"{tags}</head>", 1)))
+    repaired = access.repair(output.replace("</head>", f"{tags}</head>", 1))
+    return katex.preload(display.only_needed(repaired))
 
 
 def on_post_template(output_content, template_name, config):
     """The same repairs for the page that is shown for a wrong address."""
-    return access.repair(output_content) if template_name.endswith(".html") else output_content
+    return display.only_needed(access.repair(output_content)) if template_name.endswith(".html") else output_content
