@@ -1,0 +1,1 @@
+"""To look things up: what is often told about PyTorch, and what holds."""
