@@ -1,0 +1,1 @@
+"""Hardware: GPUs, speed, several processes."""
