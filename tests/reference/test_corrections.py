@@ -123,6 +123,8 @@ def test_agree_compares_in_the_wider_type():
     assert agree(torch.tensor([0.1]), torch.tensor([0.1], dtype=torch.float64), 1e-7)
     assert not agree(torch.tensor([0.1]), torch.tensor([0.1], dtype=torch.float64), 1e-9)
     assert agree(torch.tensor([1.0], requires_grad=True), torch.tensor([1.0], dtype=torch.bfloat16))
+    for a, b in ([1j], [0.0]), ([0.0], [1j]):
+        assert not agree(torch.tensor(a), torch.tensor(b))
 
 
 @pytest.mark.parametrize(("a", "b"), [((4, 1), (4,)), ((1,), ()), ((2, 3), (3, 2)), ((0,), (1,))])
