@@ -307,6 +307,12 @@ def test_the_tape_sees_several_outputs_keywords_and_changes_nothing():
     assert len(indices) == 6
 
 
+def test_the_tape_passes_keywords_on():
+    with Tape() as tape:
+        made = torch.zeros(3, dtype=torch.float64)
+    assert (made.dtype, tape.bytes[-1]) == (torch.float64, 24)
+
+
 def test_the_tape_keeps_nothing_alive():
     with Tape() as tape:
         x = torch.ones(10)
