@@ -126,7 +126,8 @@ def on_page_content(html, page, config, files):
         raise PluginError(f"{page.file.src_path}: {rule}: {unsaid[0]}")
     source = loaded[page.file.src_uri]
     try:
-        page.meta.setdefault("description", escape(heads.description(html)))  # Material does not escape it
+        said = page.meta.get("description") or heads.description(html)
+        page.meta["description"] = escape(said)  # which Material leaves to others
         html = _with_feed(html, page, config, files) if page.file.src_uri == changes.SOURCE else html
     except ValueError as error:
         raise PluginError(f"{page.file.src_path}: {error}") from error

@@ -22,8 +22,9 @@ def named(url: str) -> tuple[str, str, str]:
     return url.partition("?")[0], asked["title"][0], asked["body"][0]
 
 
-def linked(repo_url, canonical_url="https://example.org/a.html", title="A & B"):
-    page = SimpleNamespace(title=title, canonical_url=canonical_url, file=SimpleNamespace(src_uri="a.md"))
+def linked(repo_url, canonical_url="https://example.org/a.html", path="/docs/a.md"):
+    file = SimpleNamespace(src_uri="a.md", abs_src_path=path)
+    page = SimpleNamespace(title="A &amp; <code>B</code>", canonical_url=canonical_url, url="a.html", file=file)
     return report.link(page, SimpleNamespace(repo_url=repo_url))
 
 
@@ -40,9 +41,18 @@ def test_link(repo_url):
     assert link.get_text() == "Report a problem on this page"
 
 
-def test_link_without_an_address_of_the_site_names_the_file():
-    link = checks.BeautifulSoup(linked("https://example.org/us/site", None), "html.parser").a
-    assert named(link["href"])[2] == "Page: docs/a.md\n\nWhat is wrong:\n"
+@pytest.mark.parametrize(
+    ("canonical_url", "path", "where"),
+    [
+        (None, "/docs/a.md", "a.html (docs/a.md)"),
+        ("https://example.org/a.html", None, "https://example.org/a.html"),
+        (None, None, "a.html"),
+    ],
+)
+def test_link_names_what_there_is(canonical_url, path, where):
+    """A site without an address; a page that the build makes."""
+    link = checks.BeautifulSoup(linked("https://example.org/us/site", canonical_url, path), "html.parser").a
+    assert named(link["href"])[2] == f"Page: {where}\n\nWhat is wrong:\n"
 
 
 @pytest.mark.parametrize("source", all_pages(), ids=lambda path: path.relative_to(ROOT / "docs").as_posix())
