@@ -170,12 +170,12 @@ def builds(tmp_path_factory) -> dict[str, float]:
 def test_ten_times_the_pages_take_about_ten_times_as_long(builds, record_property):
     record_property("seconds", builds)
     few, many = (builds[name] - builds["none"] for name in ("few", "many"))
-    assert many <= 25 * few, builds
+    assert many <= 20 * few, builds
 
 
 def test_a_page_costs_no_more_than_its_content_is_worth(builds):
     bare, many = (builds[name] - builds["none"] for name in ("bare", "many"))
-    assert many <= 150 * bare, builds
+    assert many <= 60 * bare, builds
 
 
 # The index of the site, and one with ten times as many entries, asked in turns; times of a question in ms.
@@ -208,7 +208,7 @@ ASK_BOTH = """async questions => {
 def test_search_in_ten_times_the_entries_takes_about_ten_times_as_long(browser, served, record_property):
     context = look.new_context(browser)
     page = look.Visit(context, look.address(served, "index.md"), served.url).page
-    asked = page.evaluate(ASK_BOTH, list(HELD_OUT))
+    asked = page.evaluate(ASK_BOTH, list(HELD_OUT)[:9])
     context.close()
     once, tenfold = (sorted(pair[i][0] for pair in asked)[len(asked) // 2] for i in (0, 1))
     record_property("milliseconds", [once, tenfold])
