@@ -9,15 +9,15 @@ from pathlib import Path
 
 import nbformat
 from mkdocs.exceptions import PluginError
-from mkdocs.structure.files import File
+from mkdocs.structure.files import File, InclusionLevel
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # `python -m mkdocs` can import from here, plain `mkdocs` cannot
     sys.path.insert(0, str(ROOT))
 
-from website import access, display, downloads, figures, katex, notebook, pages, provenance  # noqa: E402
+from website import access, display, downloads, figures, katex, notebook, pages, provenance, reference  # noqa: E402
 
-MODULES = [figures, pages, katex, access, display, notebook, downloads, provenance]  # in the order of their imports
+MODULES = [figures, pages, katex, access, display, notebook, downloads, provenance, reference]  # in the order of their imports
 NUMBERS = "<!-- numbers -->"  # stands on the first page where its numbers go
 
 loaded: dict[str, pages.Page] = {}  # the pages of this build, by their file below docs/
@@ -44,6 +44,11 @@ def on_files(files, config):
             raise PluginError(str(error)) from error
         for path, content in generated.items():
             files.append(File.generated(config, path, content=content))
+    for path, content in reference.files(config.nav, ROOT).items():
+        shown = InclusionLevel.INCLUDED if path == reference.INDEX else InclusionLevel.NOT_IN_NAV
+        files.append(File.generated(config, path, content=content, inclusion=shown))
+        if path.endswith(".md"):
+            loaded[path] = pages.Page(Path(config.docs_dir, path), path.removesuffix(".md"), content, [], set())
     files.remove(files.get_file_from_path("assets/katex/katex.min.js"))  # for this build only, not for readers
 
 
