@@ -54,15 +54,12 @@ def he(layer: nn.Module) -> None:
 # --8<-- [start:train]
 def train(model: nn.Module, batches: Iterable, optimizer,
           schedule=None, clip: float = 1.0) -> float:
-    """Run one epoch; return the mean loss of a row.
+    """Run an epoch, return the mean loss of a row.
 
-    Steps the schedule, if any, after each batch; clips the
-    gradient to a norm of `clip`.
     Raises ValueError for no row or a loss that is not finite.
     """
-    device = next(model.parameters()).device
+    device, total, rows = next(model.parameters()).device, 0.0, 0
     model.train()
-    total, rows = 0.0, 0
     for x, y in batches:
         x, y = x.to(device), y.to(device)
         loss = F.cross_entropy(model(x), y)
@@ -72,7 +69,7 @@ def train(model: nn.Module, batches: Iterable, optimizer,
         optimizer.step()
         if schedule:
             schedule.step()
-        total += loss.detach() * len(y)  # waits for no device
+        total += loss.detach() * len(y)  # waits for nothing
         rows += len(y)
     if not rows or not math.isfinite(total):
         raise ValueError(f"expected a loss, got {total} of {rows} rows")
@@ -83,13 +80,10 @@ def train(model: nn.Module, batches: Iterable, optimizer,
 # --8<-- [start:evaluate]
 @torch.inference_mode()
 def evaluate(model: nn.Module, batches: Iterable) -> tuple[float, float]:
-    """Return mean loss and accuracy; leave the mode as it was.
-
-    Raises ValueError if there is no row.
-    """
+    """Return mean loss and accuracy; ValueError for no batch."""
     device, mode = next(model.parameters()).device, model.training
+    loss = hits = rows = 0
     model.eval()
-    loss, hits, rows = 0.0, 0, 0
     for x, y in batches:
         x, y = x.to(device), y.to(device)
         logits = model(x)
@@ -114,10 +108,7 @@ def save(path: str | Path, model: nn.Module, optimizer, **more) -> None:
 
 
 def load(path: str | Path, model: nn.Module, optimizer) -> dict:
-    """Fill model and optimizer, return the rest of the checkpoint.
-
-    Raises ValueError if the file is no checkpoint of `save`.
-    """
+    """Fill both, return the rest; ValueError for a foreign file."""
     found = torch.load(path, map_location="cpu", weights_only=True)
     parts = {"model", "optimizer"}
     if not isinstance(found, dict) or not parts <= set(found):
@@ -131,10 +122,7 @@ def load(path: str | Path, model: nn.Module, optimizer) -> dict:
 # --8<-- [start:outputs]
 @contextmanager
 def outputs(model: nn.Module, *names: str) -> Iterator[dict]:
-    """Keep the tensors that submodules return, while the block runs.
-
-    Raises ValueError for a name that the model does not have.
-    """
+    """Keep what submodules return; ValueError for no such name."""
     layers, kept = dict(model.named_modules()), {}
     if unknown := set(names) - set(layers):
         raise ValueError(f"expected names of {list(layers)}, got {unknown}")
@@ -152,10 +140,7 @@ def outputs(model: nn.Module, *names: str) -> Iterator[dict]:
 
 # --8<-- [start:suspects]
 def suspects(model: nn.Module, x: Tensor, y: Tensor) -> list[str]:
-    """Name what looks wrong in one batch, before any step.
-
-    x (n, …) and classes y (n,). Gradients are cleared before and after.
-    """
+    """Name what looks wrong in a batch x (n, …), y (n,)."""
     model.zero_grad()
     logits = model(x)
     chance = math.log(logits.shape[1])

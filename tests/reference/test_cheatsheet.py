@@ -3,6 +3,8 @@
 import copy
 import math
 import re
+import runpy
+import sys
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from snippets.reference import cheatsheet
-from snippets.reference.cheatsheet import Net, evaluate, he, load, main, outputs, save, stripes, suspects, train
+from snippets.reference.cheatsheet import Net, evaluate, he, load, outputs, save, stripes, suspects, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -368,8 +370,9 @@ def test_a_loss_that_is_not_a_number_is_suspect():
     assert found[1:] == ["weight: gradient not finite", "bias: gradient not finite"]
 
 
-def test_main_prints_losses_that_fall(capsys):
-    main()
+def test_the_script_prints_losses_that_fall(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "snippets.reference.cheatsheet")
+    runpy.run_module("snippets.reference.cheatsheet", run_name="__main__")
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["0", "1", "2"]
     losses = [float(line.split()[2]) for line in lines]
