@@ -33,7 +33,7 @@ def on_config(config):
 
 
 def on_files(files, config):
-    """Read every page once, and add its downloads and a notebook's figures to the site, so that links are checked."""
+    """Read every page once, and add what is made from it and from the snippet modules, so that links are checked."""
     loaded.clear()
     runs[:] = provenance.runs(ROOT)
     for file in list(files.documentation_pages()):
@@ -44,7 +44,11 @@ def on_files(files, config):
             raise PluginError(str(error)) from error
         for path, content in generated.items():
             files.append(File.generated(config, path, content=content))
-    for path, content in reference.files(config.nav, ROOT).items():
+    try:
+        made = reference.files(config.nav, ROOT)
+    except (OSError, SyntaxError) as error:
+        raise PluginError(str(error)) from error
+    for path, content in made.items():
         shown = InclusionLevel.INCLUDED if path == reference.INDEX else InclusionLevel.NOT_IN_NAV
         files.append(File.generated(config, path, content=content, inclusion=shown))
         if path.endswith(".md"):
@@ -98,7 +102,8 @@ def on_page_content(html, page, config, files):
     source = loaded[page.file.src_uri]
     html = display.explorers(display.compact(html), source)
     html = html.replace(NUMBERS, provenance.site_block(list(loaded.values()), runs))
-    return html + provenance.page_block(source, runs) if source.fences else html
+    html += provenance.page_block(source, runs) if source.fences else ""
+    return html + display.on_paper(page.canonical_url or "")
 
 
 def on_post_page(output, page, config):

@@ -20,7 +20,8 @@ INDEX = "reference/snippets.md"
 FOLDER = INDEX.removesuffix(".md")
 QUIET = "search: { boost: 0.5 }"  # who searches for a word wants the page that teaches it
 FORMAT = HtmlFormatter(nowrap=True)
-CODE = re.compile(r"``?([^`]+)``?")
+CODE = re.compile(r"`([^`]+)`")
+SPECIAL = re.compile(r"[^\w\s`.,:;()/-]")
 TEST = re.compile(r"^(?: {4})?(?:async )?def test_(\w+)\(", re.MULTILINE)
 LONGEST_VALUE = 50
 
@@ -169,10 +170,9 @@ def _index(known: list[Module]) -> str:
         lines += ["", f"## {part}", ""]
         for module in members:
             below = f"{posixpath.basename(FOLDER)}/{module.name}.md"
-            names = ", ".join(
-                f"[`{name.name}`]({below}#{_anchor(name)})" for name in module.names if "." not in name.name
-            )
-            lines += [f"### [{_md(module.path.name)}]({below})", "", f"{_md(module.says)}", "", names, "{ .names }", ""]
+            lines += [f"### [{module.path.name}]({below})", "", _text(module.says), ""]
+            lines += [f"- [`{name.name}`]({below}#{_anchor(name)}): {_text(name.says)}".removesuffix(": ")
+                      for name in module.names if "." not in name.name]  # fmt: skip
     return "\n".join(lines)
 
 
@@ -184,10 +184,10 @@ def _page(module: Module) -> str:
     proofs = [name.replace("_", " ") for name in TEST.findall(module.test.read_text(encoding="utf-8"))]
     about = f"{module.name}.py, the code of the page {module.title}: {module.says}"
     return "\n".join([
-        "---", f"description: {_quoted(about)}", QUIET, "---", "", f"# {_md(module.name)}.py", "",
-        _md(module.says), "",
-        f"Taught on [{module.title}]({teaches}) · Download [{_md(file)}]({file}){{ download }} or its test "
-        f"[{_md(test)}]({test}){{ download }} · [All snippets]({index})", '{: .facts data-search-exclude="" }', "",
+        "---", f"description: {_quoted(about)}", QUIET, "---", "", f"# {module.name}.py", "",
+        _text(module.says), "",
+        f"Taught on [{module.title}]({teaches}) · Download [{file}]({file}){{ download }} or its test "
+        f"[{test}]({test}){{ download }} · [All snippets]({index})", '{: .facts data-search-exclude="" }', "",
         "## What it gives", "", _names(module), "",
         "## The file", "",
         f"It runs with `python -m snippets.{module.name.replace('/', '.')}` in a copy of the project. The comments "
@@ -199,7 +199,7 @@ def _page(module: Module) -> str:
 def _names(module: Module) -> str:
     items = (
         f'<li{" class=method" if "." in name.name else ""}><a href="#{_anchor(name)}"><code>{_html(name.signature)}</code></a>'
-        f"{f'<br>{CODE.sub(_inline, _html(name.says))}' if name.says else ''}</li>"
+        f"{f'<br>{_text(name.says)}' if name.says else ''}</li>"
         for name in module.names
     )
     return f'<ul class="gives">{"".join(items)}</ul>'
@@ -216,7 +216,7 @@ def _proofs(module: Module, proofs: list[str]) -> str:
 
 def _code(module: Module) -> str:
     """The file, highlighted, with an id on each line that defines a public name."""
-    lines = highlight(module.text, PythonLexer(stripnl=False, ensurenl=False), FORMAT).split("\n")
+    lines = highlight(module.text, PythonLexer(stripnl=False), FORMAT).split("\n")
     for name in module.names:
         lines[name.line - 1] = f'<span id="{_anchor(name)}">{lines[name.line - 1]}</span>'
     code = "\n".join(lines).replace("`", "&#96;")
@@ -227,17 +227,13 @@ def _anchor(name: Name) -> str:
     return f"code-{name.name}"
 
 
-def _inline(match: re.Match) -> str:
-    return f"<code>{match[1]}</code>"
+def _text(text: str) -> str:
+    """Text of a docstring as HTML that Markdown leaves alone; what stands in backticks is code."""
+    return CODE.sub(r"<code>\1</code>", SPECIAL.sub(lambda match: f"&#{ord(match[0])};", text))
 
 
 def _html(text: str) -> str:
     return escape(text, quote=False)
-
-
-def _md(text: str) -> str:
-    """Text that means the same in Markdown: only backticks keep their sense."""
-    return re.sub(r"([\\_*\[\]<>$#!{}|~^=+])", r"\\\1", text) if "`" not in text else text
 
 
 def _quoted(text: str) -> str:

@@ -54,10 +54,7 @@ def he(layer: nn.Module) -> None:
 # --8<-- [start:train]
 def train(model: nn.Module, batches: Iterable, optimizer,
           schedule=None, clip: float = 1.0) -> float:
-    """Run an epoch, return the mean loss of a row.
-
-    Raises ValueError for no row or a loss that is not finite.
-    """
+    """Run an epoch, return a row's loss; ValueError for NaN, no row."""
     device, total, rows = next(model.parameters()).device, 0.0, 0
     model.train()
     for x, y in batches:
@@ -105,8 +102,10 @@ def save(path: str | Path, model: nn.Module, optimizer, **more) -> None:
     beside = Path(f"{path}.part")
     torch.save(parts | more, beside)
     beside.replace(path)
+# --8<-- [end:save]
 
 
+# --8<-- [start:load]
 def load(path: str | Path, model: nn.Module, optimizer) -> dict:
     """Fill both, return the rest; ValueError for a foreign file."""
     found = torch.load(path, map_location="cpu", weights_only=True)
@@ -116,7 +115,7 @@ def load(path: str | Path, model: nn.Module, optimizer) -> dict:
     model.load_state_dict(found.pop("model"))
     optimizer.load_state_dict(found.pop("optimizer"))
     return found
-# --8<-- [end:save]
+# --8<-- [end:load]
 
 
 # --8<-- [start:outputs]
