@@ -17,7 +17,7 @@ if str(ROOT) not in sys.path:  # `python -m mkdocs` can import from here, plain 
 
 from website import access, display, downloads, figures, katex, notebook, pages, provenance, reference  # noqa: E402
 
-MODULES = [figures, pages, katex, access, display, notebook, downloads, provenance, reference]  # in the order of their imports
+MODULES = [figures, pages, katex, access, display, notebook, downloads, provenance, reference]  # as they import
 NUMBERS = "<!-- numbers -->"  # stands on the first page where its numbers go
 
 loaded: dict[str, pages.Page] = {}  # the pages of this build, by their file below docs/

@@ -20,7 +20,7 @@ INDEX = "reference/snippets.md"
 FOLDER = INDEX.removesuffix(".md")
 QUIET = "search: { boost: 0.5 }"  # who searches for a word wants the page that teaches it
 FORMAT = HtmlFormatter(nowrap=True)
-CODE = re.compile(r"`([^`]+)`")
+CODE = re.compile(r"``?([^`]+)``?")
 SPECIAL = re.compile(r"[^\w\s`.,:;()/-]")
 TEST = re.compile(r"^(?: {4})?(?:async )?def test_(\w+)\(", re.MULTILINE)
 LONGEST_VALUE = 50
@@ -122,7 +122,7 @@ def public_names(tree: ast.Module) -> Iterator[Name]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             found = [Name(node.name, _signature(node), first_line(node), node.lineno)]
         elif isinstance(node, ast.ClassDef):
-            found = _class(node)
+            found = [] if node.name.startswith("_") else _class(node)
         elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             found = [_value(name, node) for target in targets for name in _bound(target)]
@@ -139,10 +139,11 @@ def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
 def _class(node: ast.ClassDef) -> list[Name]:
     bases = ", ".join(map(ast.unparse, node.bases))
     methods = [below for below in node.body if isinstance(below, ast.FunctionDef | ast.AsyncFunctionDef)]
+    signature = f"class {node.name}({bases})" if bases else f"class {node.name}"
     return [
-        Name(node.name, f"class {node.name}({bases})" if bases else f"class {node.name}", first_line(node), node.lineno),
+        Name(node.name, signature, first_line(node), node.lineno),
         *(Name(f"{node.name}.{m.name}", f"{node.name}.{_signature(m)}", first_line(m), m.lineno) for m in methods),
-    ] if not node.name.startswith("_") else []
+    ]
 
 
 def _bound(target: ast.expr) -> list[str]:
@@ -162,9 +163,9 @@ def _index(known: list[Module]) -> str:
     lines = [
         "---", "description: Every function and class that the pages show, by module, with file, download and test.",
         QUIET, "---", "", "# Snippets", "",
-        "What the pages show comes from these modules, and each has a test of its own. Here you find a definition by its "
-        "name, read the whole file and take it along. A module needs PyTorch, some torchvision or Matplotlib, and "
-        "nothing from this site.",
+        "What the pages show comes from these modules, and each has a test of its own. Here you find a definition by "
+        "its name, read the whole file and take it along. A module needs PyTorch, some also torchvision or "
+        "Matplotlib; what else it imports stands in its first lines.",
     ]  # fmt: skip
     for part, members in parts.items():
         lines += ["", f"## {part}", ""]
@@ -197,12 +198,11 @@ def _page(module: Module) -> str:
 
 
 def _names(module: Module) -> str:
-    items = (
-        f'<li{" class=method" if "." in name.name else ""}><a href="#{_anchor(name)}"><code>{_html(name.signature)}</code></a>'
-        f"{f'<br>{_text(name.says)}' if name.says else ''}</li>"
-        for name in module.names
-    )
-    return f'<ul class="gives">{"".join(items)}</ul>'
+    items = ""
+    for name in module.names:
+        says = f"<br>{_text(name.says)}" if name.says else ""
+        items += f'<li><a href="#{_anchor(name)}"><code>{_html(name.signature)}</code></a>{says}</li>'
+    return f'<ul class="gives">{items}</ul>'
 
 
 def _proofs(module: Module, proofs: list[str]) -> str:
