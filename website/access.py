@@ -25,6 +25,8 @@ def repair(html: str) -> str:
     if (switch := SWITCH.search(html)) and BUTTON.search(html):
         button = switch[0].strip().replace('id="__drawer"', 'id="__drawer" aria-label="Menu"')
         html = BUTTON.sub(button, html.replace(switch[0], "", 1), count=1)
+    if 'id="__toc"' not in html:  # a page that is not in the menu: nothing there to open its contents
+        html = html.replace(' for="__toc"', "")
     for old, new in CHANGES.items():
         html = html.replace(old, new)
     return html

@@ -89,6 +89,11 @@ def explorers(html: str, page: Page) -> str:
     return DATA_LINK.sub(with_data, html)
 
 
+def on_paper(address: str) -> str:
+    """Where a printed page came from; screens do not show it."""
+    return f'<p class="paper" data-search-exclude>{address}</p>' if address else ""
+
+
 def compact(html: str) -> str:
     """The HTML without what the highlighter marks to no effect, a third of it; search does not index "Output"."""
     label = '<span class="filename">Output</span>'

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import nbformat
 from mkdocs.exceptions import PluginError
-from mkdocs.structure.files import File
+from mkdocs.structure.files import File, InclusionLevel
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # `python -m mkdocs` can import from here, plain `mkdocs` cannot
@@ -28,13 +28,14 @@ from website import (  # noqa: E402
     notebook,
     pages,
     provenance,
+    reference,
     report,
 )
 
 # Comments that stand on a page where something goes that is made from the records
 NUMBERS, MATRIX, GATE = "<!-- numbers -->", "<!-- matrix -->", "<!-- gate -->"
 # In the order of their imports.
-MODULES = [figures, pages, katex, access, display, notebook, downloads, provenance, changes, heads, report]
+MODULES = [figures, pages, katex, access, display, notebook, downloads, provenance, changes, heads, report, reference]
 WORKER = re.compile(r"assets/javascripts/workers/search\.\w+\.min\.js")
 
 loaded: dict[str, pages.Page] = {}  # the pages of this build, by their file below docs/
@@ -51,7 +52,7 @@ def on_config(config):
 
 
 def on_files(files, config):
-    """Read every page once, and add its downloads and a notebook's figures to the site, so that links are checked."""
+    """Read every page once, and add what is made from it and from the snippet modules, so that links are checked."""
     loaded.clear()
     announced.clear()
     runs[:] = provenance.runs(ROOT)
@@ -63,6 +64,15 @@ def on_files(files, config):
             raise PluginError(str(error)) from error
         for path, content in generated.items():
             files.append(File.generated(config, path, content=content))
+    try:
+        made = reference.files(config.nav, ROOT)
+    except (OSError, SyntaxError) as error:
+        raise PluginError(str(error)) from error
+    for path, content in made.items():
+        shown = InclusionLevel.INCLUDED if path == reference.INDEX else InclusionLevel.NOT_IN_NAV
+        files.append(File.generated(config, path, content=content, inclusion=shown))
+        if path.endswith(".md"):
+            loaded[path] = pages.Page(Path(config.docs_dir, path), path.removesuffix(".md"), content, [], set())
     files.remove(files.get_file_from_path("assets/katex/katex.min.js"))  # for this build only, not for readers
     if changes.SOURCE in loaded and config.site_url:
         files.append(File.generated(config, changes.FEED, content=""))  # filled when its page has been rendered
@@ -136,7 +146,8 @@ def on_page_content(html, page, config, files):
     html = html.replace(MATRIX, provenance.matrix(list(loaded.values()), runs, "../" * source.name.count("/")))
     html = html.replace(GATE, provenance.gate(ROOT))
     html = pages.GPU.sub(provenance.gpu_box(source, runs), html)
-    return html + (provenance.page_block(source, runs) if source.fences else "") + report.link(page, config)
+    html += provenance.page_block(source, runs) if source.fences else ""
+    return html + report.link(page, config) + display.on_paper(page.canonical_url or "")
 
 
 def _with_feed(html: str, page, config, files) -> str:

@@ -1,1 +1,1 @@
-"""To look things up: what is often told about PyTorch, and what holds."""
+"""To look things up: what is often told wrong, the cheat sheet, and how all of it is verified."""

@@ -368,11 +368,14 @@ def explorers(site: Path) -> list[str]:
 
 
 def downloads(site: Path) -> list[str]:
-    """A page with Python code offers it as a script and as a notebook, which parse and hold all of it."""
+    """A page with Python code offers it as a script and as a notebook, which parse and hold all of it.
+
+    The page of a snippet module offers the module.
+    """
     problems = []
     for page in htmls(site):
         code = page.code("python")
-        for suffix in (".py", ".ipynb"):
+        for suffix in (".py",) if page.name.startswith("reference/snippets/") else (".py", ".ipynb"):
             urls = [resolve(page, tag["href"]) for tag in page.soup.select(f"a[href$='{suffix}']")]
             files = [file for url in dict.fromkeys(urls) if is_ours(url) and (file := locate(site, url))]
             texts = []
@@ -398,7 +401,8 @@ def program(file: Path) -> tuple[str, str]:
         ast.parse(text)
     except (SyntaxError, ValueError, nbformat.ValidationError) as error:
         return "", f"does not parse: {str(error).splitlines()[0]}"
-    return text, "an include is left (--8<--)" if "--8<--" in text else ""
+    left = re.search(r"^\s*--8<--", text, re.MULTILINE)  # the mark of a section is a comment
+    return text, "an include is left (--8<--)" if left else ""
 
 
 def flat(code: str) -> str:
