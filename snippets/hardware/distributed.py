@@ -1,0 +1,192 @@
+"""Distributed: several processes train one model, also when one of them is killed."""
+
+# --8<-- [start:imports]
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from threading import Timer
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DistributedSampler
+
+# --8<-- [end:imports]
+
+
+# --8<-- [start:average]
+def average_gradients(model: nn.Module, rows: int) -> None:
+    """Make of gradients of a mean over this rank's rows those of the mean over all.
+
+    Raises ValueError (rows < 0, or no rows on any rank).
+    """
+    total = torch.tensor(rows)
+    dist.all_reduce(total)
+    if rows < 0 or total <= 0:
+        raise ValueError(f"expected rows >= 0, got {rows} of {total}")
+    for p in model.parameters():
+        if p.grad is None or rows == 0:  # every rank takes part in every sum
+            p.grad = torch.zeros_like(p)
+        p.grad *= rows / total.item()
+        dist.all_reduce(p.grad)
+# --8<-- [end:average]
+
+
+# --8<-- [start:ring]
+def ring_all_reduce(x: Tensor) -> int:
+    """Sum x over the ranks in place; return how many numbers this one sent."""
+    rank, world, sent = dist.get_rank(), dist.get_world_size(), 0
+    chunks = x.view(-1).tensor_split(world)
+    for step in range(2 * (world - 1)):
+        give = chunks[(rank - step) % world]
+        take = chunks[(rank - step - 1) % world]
+        received = torch.empty_like(take)
+        pair = [dist.P2POp(dist.isend, give, (rank + 1) % world),
+                dist.P2POp(dist.irecv, received, (rank - 1) % world)]
+        for work in dist.batch_isend_irecv(pair):
+            work.wait()
+        take.copy_(take + received if step < world - 1 else received)
+        sent += give.numel()
+    return sent
+# --8<-- [end:ring]
+
+
+# --8<-- [start:start]
+def start() -> torch.device:
+    """Join the group of the launcher's variables, or be alone; return the device."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    device, options = torch.device("cpu"), {}
+    if dist.is_nccl_available() and torch.cuda.device_count() >= here:
+        torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", 0)))
+        device = torch.device(torch.accelerator.current_accelerator().type)
+    if "RANK" not in os.environ:
+        options = {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+    backend = dist.get_default_backend_for_device(device)
+    dist.init_process_group(backend, timeout=timedelta(seconds=60), **options)
+    return device
+# --8<-- [end:start]
+
+
+# --8<-- [start:train]
+def train(folder: Path, device: torch.device, steps: int = 24, batch: int = 32,
+          after: Callable[[int], None] = lambda step: None) -> dict[str, Tensor]:
+    """Train on batches that the ranks share, from folder/last.pt if it is there.
+
+    Calls after(steps done) behind each step. Returns the weights. Raises
+    ValueError (batch without equal shares, or not a divisor of 256).
+    """
+    rank, world = dist.get_rank(), dist.get_world_size()
+    if batch < 1 or batch % world or 256 % batch:
+        raise ValueError(f"expected batch to divide 256 and {world} to divide it, got {batch}")
+    torch.manual_seed(0)
+    x = torch.randn(256, 8, dtype=torch.float64).to(device)  # (rows, columns)
+    y = x.prod(dim=1, keepdim=True).tanh()
+    model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1)).to(x)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    done = load(folder / "last.pt", model, sgd, device)
+# --8<-- [end:train]
+# --8<-- [start:steps]
+    ddp = DistributedDataParallel(model)
+    sampler = DistributedSampler(range(256), world, rank, seed=0)
+    share = batch // world
+    for step in range(done, steps):
+        epoch, turn = divmod(step, 256 // batch)
+        sampler.set_epoch(epoch)
+        mine = list(sampler)[turn * share:][:share]
+        loss = nn.functional.mse_loss(ddp(x[mine]), y[mine])
+        sgd.zero_grad()
+        loss.backward()  # the gradients are averaged in here
+        sgd.step()
+        if rank == 0 and (step + 1) % 3 == 0:
+            save(folder / "last.pt", model, sgd, step + 1)
+        after(step + 1)
+    return model.state_dict()
+# --8<-- [end:steps]
+
+
+# --8<-- [start:save]
+def save(file: Path, model: nn.Module, sgd: torch.optim.Optimizer, done: int) -> None:
+    """Write all or nothing."""
+    state = {"model": model.state_dict(), "sgd": sgd.state_dict(), "done": done}
+    torch.save(state, file.with_suffix(".new"))
+    os.replace(file.with_suffix(".new"), file)
+
+
+def load(file: Path, model: nn.Module, sgd: torch.optim.Optimizer, device: torch.device) -> int:
+    """Return the steps done: 0 without a file."""
+    if not file.exists():
+        return 0
+    state = torch.load(file, map_location=device)
+    model.load_state_dict(state["model"])
+    sgd.load_state_dict(state["sgd"])
+    return state["done"]
+# --8<-- [end:save]
+
+
+# --8<-- [start:launch]
+def launch(*nodes: list[str], seconds: float = 180, **variables: str) -> list[str]:
+    """Run torchrun with each list of arguments, side by side; return what each printed.
+
+    Raises RuntimeError (one failed, or was ended since it took longer).
+    """
+    command = [sys.executable, "-m", "torch.distributed.run"]
+    with tempfile.TemporaryFile("w+") as log:
+        running = [subprocess.Popen(
+            [*command, *node], env=os.environ | variables, text=True,
+            stdout=subprocess.PIPE, stderr=log) for node in nodes]
+        alarm = Timer(seconds, lambda: [node.terminate() for node in running])
+        alarm.start()
+        printed = [node.communicate()[0] for node in running]
+        alarm.cancel()
+        codes = [node.returncode for node in running]
+        log.seek(0)
+        if any(codes):
+            raise RuntimeError(f"exit codes {codes}: {log.read()[-3000:]}")
+    return printed
+# --8<-- [end:launch]
+
+
+# --8<-- [start:work]
+def work(folder: Path, kill_at: int = 0) -> None:
+    """What each process does: train, then rank 0 leaves the weights in folder.
+
+    Rank 1 of a first attempt dies of SIGKILL after kill_at steps.
+    """
+    device = start()
+    rank, world = dist.get_rank(), dist.get_world_size()
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+    def after(done: int) -> None:
+        if (rank, attempt, done) == (1, 0, kill_at):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    weights = train(folder, device, after=after)
+    if rank == 0:
+        torch.save(weights, folder / f"weights-{world}.pt")
+        print(f"{world} ranks, attempt {attempt}", flush=True)
+    dist.destroy_process_group()
+# --8<-- [end:work]
+
+
+def main() -> None:
+    """Train alone and in two processes, one of which is killed; compare the weights."""
+    with tempfile.TemporaryDirectory() as name:
+        work(Path(name))
+        Path(name, "last.pt").unlink()  # the two begin anew
+        options = ["--standalone", "--nproc-per-node=2", "--max-restarts=3", "-m", __spec__.name, name]
+        print(*launch(options, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1"), end="")
+        one, two = (torch.load(Path(name, f"weights-{world}.pt")) for world in (1, 2))
+        print("equal to 1e-12:", all(torch.allclose(one[key], two[key], 0, 1e-12) for key in one))
+
+
+if __name__ == "__main__":
+    if "RANK" in os.environ:
+        work(Path(sys.argv[1]), kill_at=13)
+    else:
+        main()
