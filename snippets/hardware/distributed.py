@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from threading import Timer
 
 import torch
 import torch.distributed as dist
@@ -22,7 +21,7 @@ from torch.utils.data import DistributedSampler
 
 # --8<-- [start:average]
 def average_gradients(model: nn.Module, rows: int) -> None:
-    """Make of gradients of a mean over this rank's rows those of the mean over all.
+    """Turn gradients of this rank's mean into those of the mean over all rows.
 
     Raises ValueError (rows < 0, or no rows on any rank).
     """
@@ -59,11 +58,12 @@ def ring_all_reduce(x: Tensor) -> int:
 
 # --8<-- [start:start]
 def start() -> torch.device:
-    """Join the group of the launcher's variables, or be alone; return the device."""
+    """Join the launcher's group, or be alone; return the device."""
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     device, options = torch.device("cpu"), {}
     if dist.is_nccl_available() and torch.cuda.device_count() >= here:
-        torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", 0)))
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        torch.accelerator.set_device_index(local)
         device = torch.device(torch.accelerator.current_accelerator().type)
     if "RANK" not in os.environ:
         options = {"store": dist.HashStore(), "rank": 0, "world_size": 1}
@@ -73,83 +73,65 @@ def start() -> torch.device:
 # --8<-- [end:start]
 
 
-# --8<-- [start:train]
-def train(folder: Path, device: torch.device, steps: int = 24, batch: int = 32,
-          after: Callable[[int], None] = lambda step: None) -> dict[str, Tensor]:
-    """Train on batches that the ranks share, from folder/last.pt if it is there.
-
-    Calls after(steps done) behind each step. Returns the weights. Raises
-    ValueError (batch without equal shares, or not a divisor of 256).
-    """
-    rank, world = dist.get_rank(), dist.get_world_size()
-    if batch < 1 or batch % world or 256 % batch:
-        raise ValueError(f"expected batch to divide 256 and {world} to divide it, got {batch}")
-    torch.manual_seed(0)
-    x = torch.randn(256, 8, dtype=torch.float64).to(device)  # (rows, columns)
-    y = x.prod(dim=1, keepdim=True).tanh()
-    model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1)).to(x)
-    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    done = load(folder / "last.pt", model, sgd, device)
-# --8<-- [end:train]
-# --8<-- [start:steps]
-    ddp = DistributedDataParallel(model)
-    sampler = DistributedSampler(range(256), world, rank, seed=0)
-    share = batch // world
-    for step in range(done, steps):
-        epoch, turn = divmod(step, 256 // batch)
-        sampler.set_epoch(epoch)
-        mine = list(sampler)[turn * share:][:share]
-        loss = nn.functional.mse_loss(ddp(x[mine]), y[mine])
-        sgd.zero_grad()
-        loss.backward()  # the gradients are averaged in here
-        sgd.step()
-        if rank == 0 and (step + 1) % 3 == 0:
-            save(folder / "last.pt", model, sgd, step + 1)
-        after(step + 1)
-    return model.state_dict()
-# --8<-- [end:steps]
-
-
 # --8<-- [start:save]
-def save(file: Path, model: nn.Module, sgd: torch.optim.Optimizer, done: int) -> None:
-    """Write all or nothing."""
-    state = {"model": model.state_dict(), "sgd": sgd.state_dict(), "done": done}
-    torch.save(state, file.with_suffix(".new"))
+def save(file: Path, step: int, **parts) -> None:
+    """Write the states of the parts, all or nothing."""
+    state = {name: part.state_dict() for name, part in parts.items()}
+    torch.save(state | {"step": step}, file.with_suffix(".new"))
     os.replace(file.with_suffix(".new"), file)
 
 
-def load(file: Path, model: nn.Module, sgd: torch.optim.Optimizer, device: torch.device) -> int:
-    """Return the steps done: 0 without a file."""
+def load(file: Path, **parts) -> int:
+    """Load the states into the parts; return the step, 0 without a file."""
     if not file.exists():
         return 0
-    state = torch.load(file, map_location=device)
-    model.load_state_dict(state["model"])
-    sgd.load_state_dict(state["sgd"])
-    return state["done"]
+    state = torch.load(file, map_location="cpu")
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return state["step"]
 # --8<-- [end:save]
 
 
-# --8<-- [start:launch]
-def launch(*nodes: list[str], seconds: float = 180, **variables: str) -> list[str]:
-    """Run torchrun with each list of arguments, side by side; return what each printed.
+# --8<-- [start:begin]
+def begin(device: torch.device) -> tuple:
+    """Return rows (256, 8), targets (256, 1), model and optimizer."""
+    torch.manual_seed(0)
+    x = torch.randn(256, 8, dtype=torch.float64).to(device)
+    y = x.prod(dim=1, keepdim=True).tanh()
+    model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1)).to(x)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    return x, y, model, sgd
+# --8<-- [end:begin]
 
-    Raises RuntimeError (one failed, or was ended since it took longer).
+
+# --8<-- [start:train]
+def train(folder: Path, device: torch.device, steps: int = 24,
+          batch: int = 32, after: Callable = lambda step: None) -> dict:
+    """Train, from folder/last.pt if it is there; return the weights.
+
+    All ranks together take a batch a step; after(step) follows it. Raises
+    ValueError (batch does not divide 256, or has no equal shares).
     """
-    command = [sys.executable, "-m", "torch.distributed.run"]
-    with tempfile.TemporaryFile("w+") as log:
-        running = [subprocess.Popen(
-            [*command, *node], env=os.environ | variables, text=True,
-            stdout=subprocess.PIPE, stderr=log) for node in nodes]
-        alarm = Timer(seconds, lambda: [node.terminate() for node in running])
-        alarm.start()
-        printed = [node.communicate()[0] for node in running]
-        alarm.cancel()
-        codes = [node.returncode for node in running]
-        log.seek(0)
-        if any(codes):
-            raise RuntimeError(f"exit codes {codes}: {log.read()[-3000:]}")
-    return printed
-# --8<-- [end:launch]
+    rank, world = dist.get_rank(), dist.get_world_size()
+    if batch < 1 or 256 % batch or batch % world:
+        raise ValueError(f"no share of {batch} of 256 for {world} ranks")
+    x, y, model, sgd = begin(device)
+    first = load(folder / "last.pt", model=model, sgd=sgd) + 1
+    ddp = DistributedDataParallel(model)
+    sampler = DistributedSampler(range(256), world, rank, seed=0)
+    share = batch // world
+    for step in range(first, steps + 1):
+        epoch, turn = divmod(step - 1, 256 // batch)
+        sampler.set_epoch(epoch)
+        mine = list(sampler)[turn * share:][:share]
+        sgd.zero_grad()
+        nn.functional.mse_loss(ddp(x[mine]), y[mine]).backward()
+        sgd.step()
+        if rank == 0 and step % 3 == 0:
+            save(folder / "last.pt", step, model=model, sgd=sgd)
+        after(step)
+    return model.state_dict()
+# --8<-- [end:train]
 
 
 # --8<-- [start:work]
@@ -162,8 +144,8 @@ def work(folder: Path, kill_at: int = 0) -> None:
     rank, world = dist.get_rank(), dist.get_world_size()
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
-    def after(done: int) -> None:
-        if (rank, attempt, done) == (1, 0, kill_at):
+    def after(step: int) -> None:
+        if (rank, attempt, step) == (1, 0, kill_at):
             os.kill(os.getpid(), signal.SIGKILL)
 
     weights = train(folder, device, after=after)
@@ -180,7 +162,9 @@ def main() -> None:
         work(Path(name))
         Path(name, "last.pt").unlink()  # the two begin anew
         options = ["--standalone", "--nproc-per-node=2", "--max-restarts=3", "-m", __spec__.name, name]
-        print(*launch(options, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1"), end="")
+        own_store = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+        command = [sys.executable, "-m", "torch.distributed.run", *options]
+        print(subprocess.check_output(command, env=own_store, text=True, timeout=200), end="")
         one, two = (torch.load(Path(name, f"weights-{world}.pt")) for world in (1, 2))
         print("equal to 1e-12:", all(torch.allclose(one[key], two[key], 0, 1e-12) for key in one))
 
