@@ -138,20 +138,20 @@ def train(folder: Path, device: torch.device, steps: int = 24,
 def work(folder: Path, kill_at: int = 0) -> None:
     """What each process does: train, then rank 0 leaves the weights in folder.
 
-    Rank 1 of a first attempt dies of SIGKILL after kill_at steps.
+    Without a checkpoint in folder, rank 1 dies of SIGKILL after kill_at steps.
     """
-    device = start()
+    device, last = start(), folder / "last.pt"
     rank, world = dist.get_rank(), dist.get_world_size()
-    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    begun = torch.load(last)["step"] if last.exists() else 0
 
     def after(step: int) -> None:
-        if (rank, attempt, step) == (1, 0, kill_at):
+        if (begun, rank, step) == (0, 1, kill_at):
             os.kill(os.getpid(), signal.SIGKILL)
 
     weights = train(folder, device, after=after)
     if rank == 0:
         torch.save(weights, folder / f"weights-{world}.pt")
-        print(f"{world} ranks, attempt {attempt}", flush=True)
+        print(f"world size {world}, begun after step {begun}", flush=True)
     dist.destroy_process_group()
 # --8<-- [end:work]
 
