@@ -23,23 +23,30 @@ from torch.utils.data import DistributedSampler
 def average_gradients(model: nn.Module, rows: int) -> None:
     """Turn gradients of this rank's mean into those of the mean over all rows.
 
-    Raises ValueError (rows < 0, or no rows on any rank).
+    Raises ValueError on all ranks (rows < 0 on one, or no rows at all).
     """
-    total = torch.tensor(rows)
-    dist.all_reduce(total)
-    if rows < 0 or total <= 0:
+    device = next(model.parameters()).device
+    counts = torch.tensor([rows, rows < 0], device=device)
+    dist.all_reduce(counts)
+    total, negative = counts.tolist()
+    if negative or total == 0:
         raise ValueError(f"expected rows >= 0, got {rows} of {total}")
     for p in model.parameters():
         if p.grad is None or rows == 0:  # every rank takes part in every sum
             p.grad = torch.zeros_like(p)
-        p.grad *= rows / total.item()
+        p.grad *= rows / total
         dist.all_reduce(p.grad)
 # --8<-- [end:average]
 
 
 # --8<-- [start:ring]
 def ring_all_reduce(x: Tensor) -> int:
-    """Sum x over the ranks in place; return how many numbers this one sent."""
+    """Sum x over the ranks in place; return how many numbers this one sent.
+
+    Raises ValueError (x is not contiguous).
+    """
+    if not x.is_contiguous():
+        raise ValueError(f"expected a contiguous tensor, got {x.stride()}")
     rank, world, sent = dist.get_rank(), dist.get_world_size(), 0
     chunks = x.view(-1).tensor_split(world)
     for step in range(2 * (world - 1)):
