@@ -15,9 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # `python -m mkdocs` can import from here, plain `mkdocs` cannot
     sys.path.insert(0, str(ROOT))
 
-from website import access, display, downloads, figures, katex, notebook, pages, provenance  # noqa: E402
+from website import access, benchmark, display, downloads, figures, katex, notebook, pages, provenance  # noqa: E402
 
-MODULES = [figures, pages, katex, access, display, notebook, downloads, provenance]  # in the order of their imports
+# in the order of their imports
+MODULES = [figures, pages, katex, access, benchmark, display, notebook, downloads, provenance]
 NUMBERS = "<!-- numbers -->"  # stands on the first page where its numbers go
 
 loaded: dict[str, pages.Page] = {}  # the pages of this build, by their file below docs/
@@ -93,6 +94,8 @@ def on_page_content(html, page, config, files):
     source = loaded[page.file.src_uri]
     html = display.explorers(display.compact(html), source)
     html = html.replace(NUMBERS, provenance.site_block(list(loaded.values()), runs))
+    if benchmark.MARK in html:
+        html = html.replace(benchmark.MARK, benchmark.block(ROOT))
     return html + provenance.page_block(source, runs) if source.fences else html
 
 
