@@ -9,6 +9,8 @@ from html import escape
 from importlib.metadata import version
 from pathlib import Path
 
+from website.provenance import day
+
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "<!-- benchmark -->"  # stands on the page where the tables go
 RECIPE = ["mnist_99.py:" + section for section in ("crop", "whitening", "network", "batches", "triangle", "train")]
@@ -16,6 +18,7 @@ CODE = {  # what measured a part: sections of the modules in snippets/hardware
     "race": [*RECIPE, *(f"benchmark.py:{section}" for section in ("example", "course", "laps", "epochs"))],
     "shares": [*RECIPE, "mnist_99.py:variants"],
     "limit": [*RECIPE, "mnist_99.py:floor"],
+    "remedies": [*(f"speed.py:{section}" for section in ("eager", "whole", "by-hand", "epoch"))],
 }
 
 
@@ -25,7 +28,8 @@ def digest(root: Path, part: str) -> str:
     for source in CODE[part]:
         name, section = source.split(":")
         module = (root / "snippets" / "hardware" / name).read_text(encoding="utf-8")
-        text += re.search(rf"\[start:{section}\]\n(.*?)# --8<-- \[end:{section}\]", module, re.DOTALL)[1]
+        found = re.search(rf"\[start:{section}\]\n(.*?)# --8<-- \[end:{section}\]", module, re.DOTALL)
+        text += found[1] if found else "gone"
     return sha256(text.encode()).hexdigest()
 
 
@@ -40,8 +44,9 @@ def device_name(kind: str) -> str:
     return (re.findall(r"^model name\s*: (.*)$", text, re.MULTILINE) or [platform.processor() or "CPU"])[0]
 
 
-def save(file: Path, part: str, rows: list[dict], kind: str, root: Path = ROOT) -> None:
+def save(out: str, part: str, rows: list[dict], kind: str, root: Path = ROOT) -> None:
     """Put the rows of a part into a record; parts of another machine or version leave it."""
+    file = Path(out)
     machine = {"device": device_name(kind), "torch": version("torch"), "python": platform.python_version()}
     old = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     parts = old["parts"] if old and {key: old[key] for key in machine} == machine else {}
@@ -50,80 +55,79 @@ def save(file: Path, part: str, rows: list[dict], kind: str, root: Path = ROOT) 
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({**machine, "parts": parts}, indent=1) + "\n", encoding="utf-8")
 
-TABLES = {
-    "race": ("Time to an accuracy", "Loop", "times as long as the recipe"),
-    "shares": ("What each part is worth", "Recipe with", "times as long as the whole recipe"),
-    "limit": ("Distance from the limit", "What", "times as long as its operations and bytes would take"),
+
+TABLES = {  # of each part: what it is, what the rows are, and what the numbers mean
+    "race": ("Time to an accuracy", "loop", "times as long as the recipe"),
+    "shares": ("What each part is worth", "recipe with", "times as long as the whole recipe"),
+    "remedies": ("Remedies for a training loop", "way", "times as fast as the first way of its group"),
+    "limit": ("Distance from the limit", "what", "times as long as its operations and bytes would take"),
 }
 
 
 def number(value: float) -> str:
-    """Three digits."""
+    """Three digits or all before the point."""
     return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
+def percent(share: float, digits: int = 2) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
 def cells(row: dict, widest: float) -> list[str]:
-    """A row of a table in HTML: name, bar and median, quartiles, wall clock, and what was reached."""
-    (low, median, high), wall = row["cpu"], row["wall"][1]
+    """A row of a table in HTML: name, bar and median, quartiles, wall clock, accuracy."""
+    low, median, high = row["cpu"]
+    goal = f"{100 * row['goal']:g} %: " if "goal" in row else ""
+    share = max(1, round(100 * median / widest))
+    bar = f'<span class="bar" style="--share: {share}%" aria-hidden="true"></span>'
     least = "" if row.get("reached", True) else "more than "
-    goal = f"{row['goal']:.1%}: ".replace(".0%", "%").replace("%", " %") if "goal" in row else ""
-    width = max(1, round(100 * median / widest))
-    bar = f'<span class="bar" style="--share: {width}%" aria-hidden="true"></span>'
-    found = [
-        escape(goal + row["name"]),
-        f"{bar}{least}{number(median)}",
-        "" if low == high else f"{number(low)} to {number(high)}",
-        number(wall),
-    ]
+    spread = "" if low == high else f"{number(low)} to {number(high)}"
+    found = [escape(goal + row["name"]), f"{bar}{least}{number(median)}", spread, least + number(row["wall"][1])]
     if "mean" in row:
-        found += [f"{row['mean']:.2%}".replace("%", " %"), f"{row['lowest']:.2%}".replace("%", " %"), str(row["seeds"])]
+        found.append(f"{percent(row['mean'])}, lowest of {row['seeds']}: {percent(row['lowest'])}")
     return found
 
 
 def table(part: str, entry: dict, current: bool) -> str:
-    """One part as a caption, a table and the line that says when it was measured."""
+    """One part in HTML: a table and the line that says when it was measured."""
     title, first, what = TABLES[part]
     rows = entry["rows"]
     widest = max(row["cpu"][1] for row in rows)
-    heads = [first, f"CPU time, {what}", "quartiles", "wall clock"]
+    heads = [first, "CPU time", "quartiles", "wall clock"]
     if "mean" in rows[0]:
-        heads += ["accuracy of the recipe" if part == "race" else "accuracy", "lowest", "seeds"]
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
-    body = "".join(
-        f'<tr><th scope="row">{name}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
-        for name, *rest in (cells(row, widest) for row in rows)
-    )
+        heads.append("accuracy of the recipe" if part == "race" else "accuracy")
+    head = "".join(f'<th scope="col">{text}</th>' for text in heads)
+    body = ""
+    for row in rows:
+        name, *rest = cells(row, widest)
+        body += f'<tr><th scope="row">{name}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
     stale = "" if current else " The code has changed since."
     return (
-        f'<div class="benchmark" tabindex="0" role="group" aria-label="{title}"><table><caption>{title}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-        f'<p class="measured">Measured {entry["date"]}.{stale}{details(part, rows)}</p>'
+        f'<div class="measures" tabindex="0" role="group" aria-label="{title}"><table class="measured">'
+        f"<caption>{title}: {what}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<p class="aside">Measured {day(entry["date"])}.{stale}{more(part, rows)}</p>'
     )
 
 
-def details(part: str, rows: list[dict]) -> str:
+def more(part: str, rows: list[dict]) -> str:
     """What a table has no column for, in a sentence."""
     if part == "race":
-        counted = {row["name"]: len(row["found"]) for row in rows}
-        shares = {row["name"]: row["found"] for row in rows}
-        said = (f"{name} after each of {n} epochs: {', '.join(f'{share:.2%}' for share in shares[name])}"
-                for name, n in counted.items())
-        return " Test accuracy of " + "; ".join(said).replace("%", " %") + "."
+        epochs = {row["name"]: ", ".join(percent(share) for share in row["found"]) for row in rows}
+        return "".join(f" Test accuracy of {escape(name)}, epoch by epoch: {said}." for name, said in epochs.items())
     if part == "limit":
-        row = rows[0]
-        return (f" {row['operations'] / 1e9:.0f} GFLOP and {row['bytes'] / 1e9:.1f} GB; this machine makes at most "
-                f"{row['float32']:.0f} GFLOP/s in float32, {row['bfloat16']:.3g} in bfloat16, "
-                f"and copies {row['copy']:.0f} GB/s.")
+        (row,) = rows
+        return (f" {row['operations'] / 1e9:.0f} GFLOP and {row['bytes'] / 1e9:.1f} GB. The most that was seen on this"
+                f" machine: {number(row['float32'])} GFLOP/s in float32, {number(row['bfloat16'])} in bfloat16, and"
+                f" {number(row['copy'])} GB/s for a copy.")
     return ""
 
 
 def block(root: Path = ROOT) -> str:
-    """All records as HTML, a section for each device; a sentence where nothing was recorded."""
+    """All records in HTML, one after the other; a sentence where nothing was recorded."""
     parts = []
     for file in sorted((root / "records" / "speed").glob("*.json")):
         record = json.loads(file.read_text(encoding="utf-8"))
-        parts.append(f"<p><strong>{escape(record['device'])}</strong>, one thread, torch {escape(record['torch'])}, "
-                     f"Python {escape(record['python'])}</p>")
+        device, torch, python = (escape(record[key]) for key in ("device", "torch", "python"))
+        parts.append(f"<p><strong>{device}</strong>, one thread, torch {torch}, Python {python}</p>")
         for part in TABLES:
             if entry := record["parts"].get(part):
                 parts.append(table(part, entry, current=entry["digest"] == digest(root, part)))

@@ -18,7 +18,7 @@ if str(ROOT) not in sys.path:  # `python -m mkdocs` can import from here, plain 
 from website import access, benchmark, display, downloads, figures, katex, notebook, pages, provenance  # noqa: E402
 
 # in the order of their imports
-MODULES = [figures, pages, katex, access, benchmark, display, notebook, downloads, provenance]
+MODULES = [figures, pages, katex, access, display, notebook, downloads, provenance, benchmark]
 NUMBERS = "<!-- numbers -->"  # stands on the first page where its numbers go
 
 loaded: dict[str, pages.Page] = {}  # the pages of this build, by their file below docs/

@@ -8,7 +8,7 @@ python -m snippets.hardware.benchmark records/speed/cpu.json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from pathlib import Path
+from itertools import accumulate
 from statistics import fmean, quantiles
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from torchvision import datasets, transforms
 
 from snippets.hardware.measure import compare, limits, timed
 from snippets.hardware.mnist_99 import LEFT_OUT, accuracy, crop, floor, network, variant, whitening
+from snippets.hardware.speed import remedies
 from snippets.training.loop import network as two_convolutions
 from snippets.training.mnist_refactored import sequential as three_convolutions
 from website import benchmark
@@ -174,16 +175,16 @@ def main(out: str | None = None, *only: str) -> None:
     mnist.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
     n, steps, most, rounds, size = (60_000, STEPS, 8, 7, 94) if out else (640, dict.fromkeys(STEPS, 3), 1, 2, 2)
     data, test = ((part.data[:n].to(device), part.targets[:n].to(device)) for part in (mnist, held))
-    race_ = partial(race, Subset(mnist, range(n)), data, test, steps, most, rounds, size)
-    parts = {"race": race_, "shares": partial(shares, data, test, rounds, steps[0.99]),
-             "limit": partial(limit, data, rounds, steps[0.99])}
+    parts = {"race": partial(race, Subset(mnist, range(n)), data, test, steps, most, rounds, size),
+             "shares": partial(shares, data, test, rounds, steps[0.99]),
+             "limit": partial(limit, data, rounds, steps[0.99]),
+             "remedies": lambda: (row(f"{group}: {name}", ratio) for group, ways in remedies(
+                 min(n // 5, 2816), rounds, full=bool(out)).items() for name, ratio in ways.items())}
     for name in only or parts:
-        rows = []
-        for found in parts[name]():
-            print(name, found, flush=True)
-            rows.append(found)
+        for rows in accumulate([found] for found in parts[name]()):
+            print(name, rows[-1], flush=True)
             if out:
-                benchmark.save(Path(out), name, rows, device.type)
+                benchmark.save(out, name, rows, device.type)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import runpy
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -29,7 +28,6 @@ from snippets.hardware.benchmark import (
 )
 from snippets.hardware.mnist_99 import LEFT_OUT, accuracy, crop, variant
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -138,6 +136,11 @@ def test_epochs_stop_at_the_first_that_reaches_the_goal(monkeypatch):
 
 def test_epochs_stop_after_the_most():
     assert len(epochs(small(feed()), torch.zeros(3, 1, 2, 2), torch.zeros(3), 2.0, 2)) == 2
+
+
+def test_epochs_end_where_the_laps_do(monkeypatch):
+    monkeypatch.setattr(benchmark, "laps", lambda loop, size: iter([]))
+    assert epochs(small(feed()), torch.zeros(1), torch.zeros(1), 1.0, 1) is None
 
 
 def test_an_epoch_is_scored_after_all_its_batches():
@@ -302,6 +305,12 @@ def parts(monkeypatch):
 
     for name in ("race", "shares", "limit"):
         monkeypatch.setattr(benchmark, name, part(name))
+
+    def measured(n, rounds, full):
+        seen["remedies"] = n, rounds, full
+        return {"group": {"plain": ([1.0] * 3, [1.0] * 3), "fast": ([2.0, 3.0, 4.0], [5.0, 6.0, 7.0])}}
+
+    monkeypatch.setattr(benchmark, "remedies", measured)
     made = torch.zeros(70, 28, 28, dtype=torch.uint8)
 
     class Small:
@@ -320,7 +329,8 @@ def parts(monkeypatch):
 def test_main_rehearses_without_a_file(parts, capsys, monkeypatch):
     monkeypatch.setattr(benchmark.benchmark, "save", None)  # would fail if it were called
     main()
-    assert list(parts) == ["race", "shares", "limit"]
+    assert list(parts) == ["race", "shares", "limit", "remedies"]
+    assert parts["remedies"] == (128, 2, False)
     pictures, train, test, steps, most, rounds, size = parts["race"]
     assert len(pictures) == 640
     assert (most, rounds, size) == (1, 2, 2)
@@ -329,7 +339,9 @@ def test_main_rehearses_without_a_file(parts, capsys, monkeypatch):
     assert (train[0].max(), train[1].max(), test[0].max(), test[1].max()) == (1, 1, 0, 0)
     assert parts["shares"][2:] == (2, 3)
     assert parts["limit"][1:] == (2, 3)
-    assert capsys.readouterr().out.count("\n") == 6
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 8
+    assert "remedies {'name': 'group: fast', 'cpu': [2.0, 3.0, 4.0], 'wall': [5.0, 6.0, 7.0]}" in printed
     normalize = pictures.dataset.transform.transforms[1]
     assert (normalize.mean, normalize.std) == ((0.1307,), (0.3081,))
 
@@ -337,11 +349,14 @@ def test_main_rehearses_without_a_file(parts, capsys, monkeypatch):
 def test_main_measures_all_and_saves_row_by_row(parts, monkeypatch, tmp_path):
     saved = []
     monkeypatch.setattr(benchmark.benchmark, "save", lambda file, part, rows, kind: saved.append(
-        (file, part, [r["row"] for r in rows], kind)))
+        (file, part, [r.get("row", r["name"]) for r in rows], kind)))
     out = str(tmp_path / "cpu.json")
-    main(out, "limit", "race")
+    main(out, "limit", "race", "remedies")
     kind = (torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")).type
-    assert saved == [(Path(out), part, rows, kind) for part in ("limit", "race") for rows in ([1], [1, 2])]
+    assert saved[:4] == [(out, part, rows, kind) for part in ("limit", "race") for rows in ([1], [1, 2])]
+    names = ["group: plain", "group: fast"]
+    assert saved[4:] == [(out, "remedies", names[:count], kind) for count in (1, 2)]
+    assert parts["remedies"] == (2816, 7, True)
     assert len(parts["race"][0]) == 60_000
     assert parts["race"][3:] == (benchmark.STEPS, 8, 7, 94)
     assert parts["limit"][1:] == (7, 280)
