@@ -19,6 +19,7 @@ if str(ROOT) not in sys.path:  # `python -m mkdocs` can import from here, plain 
 
 from website import (  # noqa: E402
     access,
+    benchmark,
     changes,
     display,
     downloads,
@@ -35,7 +36,9 @@ from website import (  # noqa: E402
 # Comments that stand on a page where something goes that is made from the records
 NUMBERS, MATRIX, GATE = "<!-- numbers -->", "<!-- matrix -->", "<!-- gate -->"
 # In the order of their imports.
-MODULES = [figures, pages, katex, access, display, notebook, downloads, provenance, changes, heads, report, reference]
+MODULES = [
+    figures, pages, katex, access, display, notebook, downloads, provenance, benchmark, changes, heads, report, reference,
+]  # fmt: skip
 WORKER = re.compile(r"assets/javascripts/workers/search\.\w+\.min\.js")
 
 loaded: dict[str, pages.Page] = {}  # the pages of this build, by their file below docs/
@@ -145,6 +148,8 @@ def on_page_content(html, page, config, files):
     html = html.replace(NUMBERS, provenance.site_block(list(loaded.values()), runs))
     html = html.replace(MATRIX, provenance.matrix(list(loaded.values()), runs, "../" * source.name.count("/")))
     html = html.replace(GATE, provenance.gate(ROOT))
+    if benchmark.MARK in html:
+        html = html.replace(benchmark.MARK, benchmark.block(ROOT))
     html = pages.GPU.sub(provenance.gpu_box(source, runs), html)
     html += provenance.page_block(source, runs) if source.fences else ""
     return html + report.link(page, config) + display.on_paper(page.canonical_url or "")
