@@ -1,0 +1,1 @@
+"""Hardware: code of the pages in docs/hardware."""
