@@ -6,14 +6,17 @@ second. Page: hardware/measure.
 
 # --8<-- [start:imports]
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from operator import truediv
 from statistics import quantiles
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 # --8<-- [end:imports]
@@ -81,7 +84,7 @@ def timed(way: Callable[[], object], clocks=CLOCKS) -> list[float]:
     before = [clock() for clock in clocks]
     way()
     settle()
-    return [clock() - start for clock, start in zip(clocks, before)]
+    return [clock() - start for clock, start in zip(clocks, before, strict=True)]
 
 
 def ratios(spent: dict[str, list[list[float]]]) -> dict[str, Ratio]:
@@ -89,13 +92,22 @@ def ratios(spent: dict[str, list[list[float]]]) -> dict[str, Ratio]:
     short = [way for way, rounds in spent.items() if min(map(min, rounds)) <= 0]
     if short:
         raise ValueError(f"expected ways that take time, got 0 s for {short}")
-    columns = {way: list(zip(*rounds)) for way, rounds in spent.items()}
+    columns = {way: list(zip(*rounds, strict=True)) for way, rounds in spent.items()}
     first = next(iter(columns.values()))
     return {way: Ratio(*(
         Quartiles(*quantiles(map(truediv, base, own), method="inclusive"))
-        for base, own in zip(first, column)
+        for base, own in zip(first, column, strict=True)
     )) for way, column in columns.items()}
 # --8<-- [end:ratios]
+
+
+# --8<-- [start:gap]
+def gap(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    """The norm of all differences over the norm of theirs: 0 if equal."""
+    mine, other = (torch.cat([t.detach().flatten() for t in tensors])
+                   for tensors in (ours, theirs))
+    return ((mine - other).norm() / other.norm()).item()
+# --8<-- [end:gap]
 
 
 # --8<-- [start:limits]
@@ -135,3 +147,68 @@ def limits(
         for do, amount in work.values()
     ))
 # --8<-- [end:limits]
+
+
+# --8<-- [start:counted]
+def counted(work: Callable[[], object]) -> int:
+    """Floating-point operations of the products in work, as PyTorch counts.
+
+    A multiplication and an addition are two. What runs element by element
+    is left out.
+    """
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+# --8<-- [end:counted]
+
+
+# --8<-- [start:at-least]
+def at_least(flops: float, transferred: float, most: Limits) -> float:
+    """Seconds that no float32 program can beat: the roofline.
+
+    Arithmetic and transfer may overlap, so the longer one counts. Raises
+    ValueError for negative amounts.
+    """
+    if flops < 0 or transferred < 0:
+        got = f"{flops} and {transferred}"
+        raise ValueError(f"expected amounts of at least 0, got {got}")
+    return max(flops / most.float32, transferred / most.copy) / 1e9
+# --8<-- [end:at-least]
+
+
+# --8<-- [start:threads]
+@contextmanager
+def busy(processes: int = 1) -> Iterator[None]:
+    """Let so many other processes compute for as long as the block runs."""
+    loop = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(loop) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def with_threads(count: int, do: Callable[[], object]) -> Callable:
+    """The same work with this number of threads, then again as before."""
+    def run():
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            return do()
+        finally:
+            torch.set_num_threads(before)
+    return run
+# --8<-- [end:threads]
+
+
+def main() -> None:
+    """Print the limits of one core, and how far a product is from them."""
+    torch.set_num_threads(1)
+    most = limits()
+    print(f"float32 {most.float32:.0f} GFLOP/s, bfloat16 {most.bfloat16:.1f} GFLOP/s, copy {most.copy:.1f} GB/s")
+
+
+if __name__ == "__main__":
+    main()
