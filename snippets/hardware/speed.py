@@ -7,7 +7,6 @@ import argparse
 
 # --8<-- [start:imports]
 import copy
-import re
 from collections.abc import Callable
 from functools import partial
 
@@ -62,8 +61,7 @@ def update_of(model, size, lr, momentum=0.0, bf16=False) -> Callable:
     k * size rows make k steps in a row.
     """
     def loss(parameters: dict, x: Tensor, y: Tensor) -> Tensor:
-        call = partial(functional_call, model, parameters)
-        return loss_of(call, x, y, bf16)
+        return loss_of(partial(functional_call, model, parameters), x, y, bf16)
 
     def update(parameters: dict, moments: dict, xs: Tensor, ys: Tensor):
         for x, y in zip(xs.split(size), ys.split(size), strict=True):
@@ -98,8 +96,7 @@ def by_hand(model: nn.Linear, lr: float) -> Callable:
         weight, bias = (p.detach().clone() for p in model.parameters())
 
         def step(x: Tensor, y: Tensor) -> None:
-            error = torch.addmm(bias, x, weight.T).softmax(dim=1)
-            error -= one_hot[y]
+            error = (x @ weight.T + bias).softmax(dim=1) - one_hot[y]
             weight.addmm_(error.T, x, alpha=-lr / len(y))
             bias.sub_(error.sum(dim=0), alpha=lr / len(y))
         return [weight, bias], step
@@ -137,7 +134,6 @@ def ways(model: nn.Module, x: Tensor, y: Tensor, size: int = 64, steps: int = 11
         "DataLoader": (partial(loader, TensorDataset(x, y)), loop(model)),
         "__getitems__": (partial(loader, Gather(x, y), collate_fn=as_it_is), loop(model)),
         "index_select": (batches, loop(model)),
-        "foreach SGD": (batches, loop(model, foreach=True)),
         "fused SGD": (batches, loop(model, fused=True)),
         "set_to_none=False": (batches, loop(model, set_to_none=False)),
         "channels last": (batches, loop(last)),
@@ -146,9 +142,7 @@ def ways(model: nn.Module, x: Tensor, y: Tensor, size: int = 64, steps: int = 11
         "compiled step": (batches, graph(last)),
         "compiled step, bf16": (batches, graph(last, bf16=True)),
         f"{steps} steps a graph": (groups, graph(last)),
-    }
-    if isinstance(model, nn.Linear):
-        table["by hand"] = batches, by_hand(model, usual["lr"])
+    } | ({"by hand": (batches, by_hand(model, usual["lr"]))} if isinstance(model, nn.Linear) else {})
     return {name: epoch(*parts) for name, parts in table.items()}
 
 
@@ -163,8 +157,8 @@ def remedies(n: int = 50_000, rounds: int = 9, full: bool = True) -> dict[str, d
         "linear classifier": ways(linear, x, y, lr=0.5),
         "three convolutions": ways(net, x, y, steps=2, lr=0.05, momentum=0.9),
     }.items():
-        quick = {name: do for name, do in every.items() if not re.search("bf16|compiled|graph", name)}
-        result[group] = compare(every if full else quick, rounds)
+        dear = {name for name in every if any(word in name for word in ("bf16", "compiled", "graph")) and not full}
+        result[group] = compare({name: do for name, do in every.items() if name not in dear}, rounds)
         pair = {f"{count} threads": with_threads(count, every["index_select"]) for count in (2, 1)}
         for others in (0, 1) if full else ():
             with busy(others):
