@@ -38,7 +38,19 @@ CLOCKS = cpu_time, time.perf_counter
 # --8<-- [end:clocks]
 
 
-# --8<-- [start:compare]
+# --8<-- [start:timed]
+def timed(way: Callable[[], object], clocks=CLOCKS) -> list[float]:
+    """Seconds that one call of way takes, by each clock."""
+    settle()
+    before = [clock() for clock in clocks]
+    way()
+    settle()
+    pairs = zip(clocks, before, strict=True)
+    return [clock() - start for clock, start in pairs]
+# --8<-- [end:timed]
+
+
+# --8<-- [start:ratios]
 class Quartiles(NamedTuple):
     """Three values: a quarter, a half, three quarters lie below."""
 
@@ -54,6 +66,21 @@ class Ratio(NamedTuple):
     wall: Quartiles
 
 
+def ratios(spent: dict[str, list[list[float]]]) -> dict[str, Ratio]:
+    """Quartiles of first way / way, from seconds by round and clock."""
+    short = [way for way, runs in spent.items() if min(map(min, runs)) <= 0]
+    if short:
+        raise ValueError(f"expected ways that take time, got 0 s for {short}")
+    by_clock = {way: [*zip(*runs, strict=True)] for way, runs in spent.items()}
+    first = next(iter(by_clock.values()))
+    return {way: Ratio(*(
+        Quartiles(*quantiles(map(truediv, base, own), method="inclusive"))
+        for base, own in zip(first, column, strict=True)
+    )) for way, column in by_clock.items()}
+# --8<-- [end:ratios]
+
+
+# --8<-- [start:compare]
 def compare(
     ways: dict[str, Callable[[], object]], rounds: int = 9,
     clocks: tuple[Callable[[], float], ...] = CLOCKS,
@@ -75,30 +102,6 @@ def compare(
             spent[name].append(timed(ways[name], clocks))
     return ratios(spent)
 # --8<-- [end:compare]
-
-
-# --8<-- [start:ratios]
-def timed(way: Callable[[], object], clocks=CLOCKS) -> list[float]:
-    """Seconds that one call of way takes, by each clock."""
-    settle()
-    before = [clock() for clock in clocks]
-    way()
-    settle()
-    return [clock() - start for clock, start in zip(clocks, before, strict=True)]
-
-
-def ratios(spent: dict[str, list[list[float]]]) -> dict[str, Ratio]:
-    """Quartiles of first way / way, from seconds by round and clock."""
-    short = [way for way, rounds in spent.items() if min(map(min, rounds)) <= 0]
-    if short:
-        raise ValueError(f"expected ways that take time, got 0 s for {short}")
-    columns = {way: list(zip(*rounds, strict=True)) for way, rounds in spent.items()}
-    first = next(iter(columns.values()))
-    return {way: Ratio(*(
-        Quartiles(*quantiles(map(truediv, base, own), method="inclusive"))
-        for base, own in zip(first, column, strict=True)
-    )) for way, column in columns.items()}
-# --8<-- [end:ratios]
 
 
 # --8<-- [start:gap]

@@ -134,6 +134,7 @@ def ways(model: nn.Module, x: Tensor, y: Tensor, size: int = 64, steps: int = 11
         "DataLoader": (partial(loader, TensorDataset(x, y)), loop(model)),
         "__getitems__": (partial(loader, Gather(x, y), collate_fn=as_it_is), loop(model)),
         "index_select": (batches, loop(model)),
+        "foreach SGD": (batches, loop(model, foreach=True)),
         "fused SGD": (batches, loop(model, fused=True)),
         "set_to_none=False": (batches, loop(model, set_to_none=False)),
         "channels last": (batches, loop(last)),
