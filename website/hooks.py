@@ -37,7 +37,8 @@ from website import (  # noqa: E402
 NUMBERS, MATRIX, GATE = "<!-- numbers -->", "<!-- matrix -->", "<!-- gate -->"
 # In the order of their imports.
 MODULES = [
-    figures, pages, katex, access, display, notebook, downloads, provenance, benchmark, changes, heads, report, reference,
+    figures, pages, katex, access, display, notebook, downloads, provenance, benchmark, changes, heads, report,
+    reference,
 ]  # fmt: skip
 WORKER = re.compile(r"assets/javascripts/workers/search\.\w+\.min\.js")
 
