@@ -77,10 +77,10 @@ def opened(context, served, fragment=""):
 
 
 def reported(page, press) -> tuple[str, str, str]:
-    """Where the browser goes at the press of a link."""
-    with page.expect_request(f"{REPOSITORY}/**") as request:
-        press()
-    return named(request.value.url)
+    """Where the browser is after the press of a link."""
+    press()
+    page.wait_for_url(lambda url: url.startswith(REPOSITORY), timeout=60_000)
+    return named(page.url)
 
 
 def sections(page) -> list[tuple[str, str]]:
