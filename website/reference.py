@@ -168,7 +168,7 @@ def _index(known: list[Module]) -> str:
         "Matplotlib; what else it imports stands in its first lines.",
     ]  # fmt: skip
     for part, members in parts.items():
-        lines += ["", f"## {part}", ""]
+        lines += ["", f"## Shown in {part}", ""]  # the menu has landmarks named by parts alone
         for module in members:
             below = f"{posixpath.basename(FOLDER)}/{module.name}.md"
             lines += [f"### [{module.path.name}]({below})", "", _text(module.says), ""]

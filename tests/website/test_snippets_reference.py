@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_house import MODULES
+from tests.website import browser as look
 from tests.website import checks
 from website import reference
 from website.pages import ROOT
@@ -132,7 +133,7 @@ def test_the_list_names_every_module_by_part_with_what_it_gives(site):
     html = checks.page_named("reference/snippets", site)
     links = [tag["href"].removeprefix("snippets/").removesuffix(".html") for tag in html.soup.select("h3 > a[href^='snippets/']")]
     assert sorted(links) == sorted(NAMES)
-    assert [tag.get_text().strip() for tag in html.soup.select("h2")] == list(dict.fromkeys(m.part for m in known()))
+    assert [tag.get_text().strip() for tag in html.soup.select("h2")] == [f"Shown in {part}" for part in dict.fromkeys(m.part for m in known())]
     definitions = {tag["href"] for tag in html.soup.select("li > a[href*='#code-']")}
     assert definitions == {f"snippets/{m.name}.html#code-{n.name}" for m in known() for n in m.names if "." not in n.name}
     text = "".join(html.soup.select_one("article").get_text().split())
@@ -166,6 +167,16 @@ def test_search_finds_names_and_not_whole_files(site):
 def test_downloads_and_links_hold(site):
     for check in (checks.downloads, checks.links):
         assert [problem for problem in check(site) if "reference/snippets" in problem] == []
+
+
+@pytest.mark.parametrize("mode", ["light-1280", "dark-360"])
+@pytest.mark.parametrize("address", ["reference/snippets.html", "reference/snippets/training/data_loading.html"])
+def test_the_pages_are_for_everybody(browser, served, address, mode):
+    context = look.new_context(browser, mode)
+    visit = look.Visit(context, served.url + address, served.url)
+    found = look.overflow(visit.page) + look.axe(visit.page) + look.quiet(visit)
+    context.close()
+    assert not found, "\n".join(found)
 
 
 # What is read
