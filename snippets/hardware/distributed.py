@@ -172,7 +172,7 @@ def main() -> None:
         own_store = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
         command = [sys.executable, "-m", "torch.distributed.run", *options]
         print(subprocess.check_output(command, env=own_store, text=True, timeout=200), end="")
-        one, two = (torch.load(Path(name, f"weights-{world}.pt")) for world in (1, 2))
+        one, two = (torch.load(Path(name, f"weights-{n}.pt"), map_location="cpu") for n in (1, 2))
         print("equal to 1e-12:", all(torch.allclose(one[key], two[key], 0, 1e-12) for key in one))
 
 
