@@ -148,23 +148,23 @@ def race(pictures: Dataset, data: Pair, test: Pair, steps: dict, most: int, roun
             yield row(name, ratios[goal], min(needed, len(found)) * len(loop.feed) / size, **more)
 
 
-def shares(data: Pair, test: Pair, rounds: int, steps: int) -> Iterator[dict]:
+def shares(data: Pair, test: Pair, rounds: int, steps: dict) -> Iterator[dict]:
     """Time without a part of the recipe over time with all of it, and accuracy."""
     models = {name: [] for name in LEFT_OUT}
-    ways = {name: partial(again, models[name], *data, steps=steps, **left) for name, left in LEFT_OUT.items()}
+    ways = {name: partial(again, models[name], *data, steps=steps[0.99], **left) for name, left in LEFT_OUT.items()}
     for name, ratio in compare(ways, rounds).items():
         inverse = ([1 / value for value in reversed(quartiles)] for quartiles in ratio)
         yield row(name, inverse, **scores(models[name], *test, **LEFT_OUT[name]))
 
 
-def limit(data: Pair, rounds: int, steps: int) -> Iterator[dict]:
+def limit(data: Pair, rounds: int, steps: dict) -> Iterator[dict]:
     """Time of the recipe over the least that its operations and bytes would take."""
     most, x, y, models = limits(device=data[0].device), crop(data[0][:128]), data[1][:128], []
     operations, moved = floor(network(whitening(x)).to(x.device), x.float(), y)
-    least = steps * (operations / most.float32 + moved / most.copy) / 1e9
-    spent = zip(*(timed(partial(again, models, *data, steps=steps)) for _ in range(rounds)), strict=True)
+    least = steps[0.99] * (operations / most.float32 + moved / most.copy) / 1e9
+    spent = zip(*(timed(partial(again, models, *data, steps=steps[0.99])) for _ in range(rounds)), strict=True)
     ratio = [[value / least for value in quantiles(clock, method="inclusive")] for clock in spent]
-    yield row("the recipe", ratio, operations=operations * steps, bytes=moved * steps, **most._asdict())
+    yield row("the recipe", ratio, operations=operations * steps[0.99], bytes=moved * steps[0.99], **most._asdict())
 
 
 def main(out: str | None = None, *only: str) -> None:
@@ -176,8 +176,7 @@ def main(out: str | None = None, *only: str) -> None:
     n, steps, most, rounds, size = (60_000, STEPS, 8, 7, 94) if out else (640, dict.fromkeys(STEPS, 3), 1, 2, 2)
     data, test = ((part.data[:n].to(device), part.targets[:n].to(device)) for part in (mnist, held))
     parts = {"race": partial(race, Subset(mnist, range(n)), data, test, steps, most, rounds, size),
-             "shares": partial(shares, data, test, rounds, steps[0.99]),
-             "limit": partial(limit, data, rounds, steps[0.99]),
+             "shares": partial(shares, data, test, rounds, steps), "limit": partial(limit, data, rounds, steps),
              "remedies": lambda: (row(f"{group}: {name}", ratio) for group, ways in remedies(
                  min(n // 5, 2816), rounds, full=bool(out)).items() for name, ratio in ways.items())}
     for name in only or parts:

@@ -246,7 +246,7 @@ def test_shares_are_times_over_that_of_the_whole_recipe(fair, monkeypatch):
 
     monkeypatch.setattr(benchmark, "again", trained)
     monkeypatch.setattr(benchmark, "scores", lambda models, *test, **options: {"options": options, "seeds": len(models)})
-    rows = list(shares(data(), data(), 3, 7))
+    rows = list(shares(data(), data(), 3, {0.99: 7}))
     assert [r["name"] for r in rows] == list(LEFT_OUT)
     assert calls == [{"steps": 7, **options} for options in LEFT_OUT.values()]
     assert [r["options"] for r in rows] == list(LEFT_OUT.values())
@@ -267,7 +267,7 @@ def test_limit_divides_time_by_what_operations_and_bytes_take(monkeypatch):
     monkeypatch.setattr(benchmark, "limits", lambda device: Top())
     monkeypatch.setattr(benchmark, "floor", lambda model, x, y: (100 * 10**9, 40 * 10**9))
     monkeypatch.setattr(benchmark, "timed", lambda way: next(clocks))
-    (found,) = limit(data(), 3, 5)
+    (found,) = limit(data(), 3, {0.99: 5})
     # five steps of 2 s for operations and 2 s for bytes
     assert found["cpu"] == [0.15, 0.2, 0.25]
     assert found["wall"] == [0.2, 0.2, 0.35]
@@ -282,7 +282,7 @@ def test_limit_counts_a_batch_of_128_and_times_the_recipe(monkeypatch):
     monkeypatch.setattr(benchmark, "again", lambda models, *data, steps: trained.append(steps))
     monkeypatch.setattr(benchmark, "limits", partial(benchmark.limits, 16, 1, 1))
     monkeypatch.setattr(benchmark, "timed", lambda way: way() or [1.0, 1.0])
-    (found,) = limit(data(), 2, 3)
+    (found,) = limit(data(), 2, {0.99: 3})
     assert counted == [((128, 1, 24, 24), (128,))]
     assert trained == [3, 3]
     assert found["operations"] == 3 * 339_247_104
@@ -337,8 +337,8 @@ def test_main_rehearses_without_a_file(parts, capsys, monkeypatch):
     assert set(steps) == {0.955, 0.98, 0.99}
     assert set(steps.values()) == {3}
     assert (train[0].max(), train[1].max(), test[0].max(), test[1].max()) == (1, 1, 0, 0)
-    assert parts["shares"][2:] == (2, 3)
-    assert parts["limit"][1:] == (2, 3)
+    assert parts["shares"][2:] == (2, steps)
+    assert parts["limit"][1:] == (2, steps)
     printed = capsys.readouterr().out
     assert printed.count("\n") == 8
     assert "remedies {'name': 'group: fast', 'cpu': [2.0, 3.0, 4.0], 'wall': [5.0, 6.0, 7.0]}" in printed
@@ -359,7 +359,7 @@ def test_main_measures_all_and_saves_row_by_row(parts, monkeypatch, tmp_path):
     assert parts["remedies"] == (2816, 7, True)
     assert len(parts["race"][0]) == 60_000
     assert parts["race"][3:] == (benchmark.STEPS, 8, 7, 94)
-    assert parts["limit"][1:] == (7, 280)
+    assert parts["limit"][1:] == (7, benchmark.STEPS)
     assert "shares" not in parts
 
 
