@@ -1,6 +1,7 @@
 """The house is in order: every topic has its three files, every record holds, every file has its place."""
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -126,6 +127,23 @@ def test_mnist_is_what_torchvision_expects():
     assert len(MNIST.resources) == 4
     for name, md5 in MNIST.resources:
         assert hashlib.md5((ROOT / "data/MNIST/raw" / name).read_bytes()).hexdigest() == md5
+
+
+def test_the_next_page_is_that_of_the_menu():
+    """Where a page says "The next page …", the first link after it leads to its successor in the menu."""
+    menu = re.findall(r": ([\w/-]+\.(?:md|ipynb))", (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\ntheme:")[0])
+    after = dict(zip(menu, menu[1:], strict=False))
+    wrong, said = {}, 0
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        for sentence in re.finditer(r"^The next page[^\[]*\[[^\]]+\]\(([^)#]+)", text, re.MULTILINE):
+            here = path.relative_to(ROOT / "docs")
+            leads = os.path.normpath(here.parent / sentence[1])
+            said += 1
+            if leads not in {after[here.as_posix()], after.get(after[here.as_posix()])} or leads.endswith(".ipynb"):
+                wrong[here.as_posix()] = leads
+    assert wrong == {}
+    assert said >= 20
 
 
 def test_the_readme_names_commands_that_exist():
