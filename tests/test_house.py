@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tokenize
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -132,7 +133,7 @@ def test_mnist_is_what_torchvision_expects():
 def test_the_next_page_is_that_of_the_menu():
     """Where a page says "The next page …", the first link after it leads to its successor in the menu."""
     menu = re.findall(r": ([\w/-]+\.(?:md|ipynb))", (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\ntheme:")[0])
-    after = dict(zip(menu, menu[1:], strict=False))
+    after = dict(pairwise(menu))
     wrong, said = {}, 0
     for path in PAGES:
         text = path.read_text(encoding="utf-8")
