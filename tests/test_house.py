@@ -82,6 +82,12 @@ def test_figures_are_small():
     assert large == {}
 
 
+def test_no_figure_has_slanted_letters():
+    """matplotlib sets $w_1$ in a font that differs between machines; w₁ is the same on all."""
+    slanted = [f.name for f in (ROOT / "docs").rglob("*.svg") if re.search("oblique|italic", f.read_text(encoding="utf-8"))]
+    assert slanted == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_page_code_fits_the_page(page):
     wide = [str(where) for fence in pages.load(page).fences
