@@ -9,7 +9,7 @@ from html import escape
 from importlib.metadata import version
 from pathlib import Path
 
-from website.provenance import day
+from website.provenance import day, seal
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "<!-- benchmark -->"  # stands on the page where the tables go
@@ -53,7 +53,8 @@ def save(out: str, part: str, rows: list[dict], kind: str, root: Path = ROOT) ->
     date = datetime.now(UTC).date().isoformat()
     parts[part] = {"date": date, "digest": digest(root, part), "rows": rows}
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({**machine, "parts": parts}, indent=1) + "\n", encoding="utf-8")
+    record = {**machine, "parts": parts}
+    file.write_text(json.dumps({**record, "seal": seal(record)}, indent=1) + "\n", encoding="utf-8")
 
 
 TABLES = {  # of each part: what it is, what the rows are, and what the numbers mean

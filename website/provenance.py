@@ -1,5 +1,6 @@
 """What the records in records/ say about a page, and about the whole site, in words."""
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -7,6 +8,12 @@ from html import escape
 from pathlib import Path
 
 from website.pages import Page
+
+
+def seal(record: dict) -> str:
+    """SHA-256 of everything in a record but the seal itself, so that an edit by hand is noticed."""
+    rest = {name: value for name, value in record.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,7 @@ def main(out: str | None = None, *only: str) -> None:
     parts = {"race": partial(race, Subset(mnist, range(n)), data, test, steps, most, rounds, size),
              "shares": partial(shares, data, test, rounds, steps), "limit": partial(limit, data, rounds, steps),
              "remedies": lambda: (row(f"{group}: {name}", ratio) for group, ways in remedies(
-                 min(n // 5, 2816), rounds, full=bool(out)).items() for name, ratio in ways.items())}
+                 max(704, min(n // 5, 2816)), rounds, full=bool(out)).items() for name, ratio in ways.items())}
     for name in only or parts:
         for rows in accumulate([found] for found in parts[name]()):
             print(name, rows[-1], flush=True)

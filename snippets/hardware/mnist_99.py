@@ -24,9 +24,9 @@ def crop(pictures: Tensor, border: int = 2) -> Tensor:
     Raises ValueError for other data or a border that leaves nothing; one
     below zero adds a border of zeros.
     """
-    kind, got = pictures.dtype, tuple(pictures.shape)
-    if kind != torch.uint8 or len(got) != 3 or 2 * border >= min(got[1:]):
-        raise ValueError(f"expected bytes (n, h, w), got {kind} {got} {border}")
+    was, got = pictures.dtype, tuple(pictures.shape)
+    if was != torch.uint8 or len(got) != 3 or 2 * border >= min(got[1:]):
+        raise ValueError(f"expected bytes (n, h, w), got {was} {got} {border}")
     return F.pad(pictures.unsqueeze(1), [-border] * 4)
 # --8<-- [end:crop]
 

@@ -1,6 +1,5 @@
 """What `pytest --record` writes: outputs and figures that no longer hold, and the record of the run."""
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -10,6 +9,7 @@ from markdown.extensions.toc import slugify
 from tests.page_runner import compare
 from tests.page_runner.session import Result
 from website import figures, pages, provenance
+from website.provenance import seal
 
 MACHINE = ("device", "kind", "torch", "torchvision", "python")
 
@@ -130,12 +130,6 @@ def _write_notebook(path: Path, notebook: dict) -> None:
 
 
 # Records: one small file for each device and version of torch, sealed so that an edit by hand is noticed.
-
-
-def seal(record: dict) -> str:
-    """SHA-256 of everything in a record but the seal itself."""
-    rest = {name: value for name, value in record.items() if name != "seal"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def write(root: Path, done: list[dict], date: str) -> list[Path]:

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from website import benchmark
+from website import benchmark, provenance
 
 ROW = {"name": "a <loop>", "cpu": [1.5, 2.0, 3.25], "wall": [2.0, 2.5, 3.0]}
 
@@ -53,7 +53,8 @@ def balanced(html: str) -> bool:
 def test_a_record_says_where_when_and_by_which_code(root, out):
     benchmark.save(str(out), "limit", [ROW], "cpu", root)
     record = json.loads(out.read_text(encoding="utf-8"))
-    assert set(record) == {"device", "torch", "python", "parts"}
+    assert set(record) == {"device", "torch", "python", "parts", "seal"}
+    assert record["seal"] == provenance.seal(record)
     assert re.fullmatch(r"3\.\d+\.\d+", record["python"])
     assert record["device"]
     part = record["parts"]["limit"]
