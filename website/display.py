@@ -16,6 +16,8 @@ WANTED_BY = {  # what a page must hold for the browser to load a file
     re.compile(r'\s*<link rel="stylesheet" href="[^"]*/katex\.min\.css">'): 'class="katex"',
     re.compile(r'\s*<script src="[^"]*/explorers\.js"></script>'): 'class="explorer"',
 }
+KEEPS_SPACE = re.compile(r"(<(?:pre|textarea|script|style)\b.*?</(?:pre|textarea|script|style)>)", re.DOTALL)
+INDENT = re.compile(r"\s*\n\s+")
 FAILS = '{{ .python .fails title="This fails: {}" }}'
 
 
@@ -106,3 +108,14 @@ def only_needed(html: str) -> str:
         if mark not in html:
             html = load.sub("", html)
     return html
+
+
+def thin(html: str) -> str:
+    """A whole page without the indentation of its lines, which nobody sees; code keeps it."""
+    parts = KEEPS_SPACE.split(html)
+    return "".join(part if number % 2 else INDENT.sub("\n", part) for number, part in enumerate(parts))
+
+
+def thin_css(css: str) -> str:
+    """A style sheet without its comments, its line ends and its indentation."""
+    return re.sub(r"\s*\n\s*", "\n", re.sub(r"/\*.*?\*/", "", css, flags=re.DOTALL)).strip() + "\n"

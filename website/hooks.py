@@ -80,6 +80,9 @@ def on_files(files, config):
     files.remove(files.get_file_from_path("assets/katex/katex.min.js"))  # for this build only, not for readers
     if changes.SOURCE in loaded and config.site_url:
         files.append(File.generated(config, changes.FEED, content=""))  # filled when its page has been rendered
+    sheet = files.get_file_from_path("assets/site.css")
+    files.remove(sheet)
+    files.append(File.generated(config, sheet.src_uri, content=display.thin_css(sheet.content_string)))
     _search(files, config)
 
 
@@ -178,7 +181,7 @@ def on_post_page(output, page, config):
     """Say what the page is; repair what keeps readers with a keyboard or a screen reader out; load fonts early."""
     tags = heads.tags(page, config, changes.FEED if announced else "")
     repaired = access.repair(output.replace("</head>", f"{tags}</head>", 1))
-    return katex.preload(display.only_needed(repaired))
+    return display.thin(katex.preload(display.only_needed(repaired)))
 
 
 def on_post_template(output_content, template_name, config):

@@ -245,6 +245,13 @@ def test_the_numbers_of_the_site_count_only_what_ran_as_it_stands(page, tmp_path
     assert said(provenance.site_block([page], stale)) == "Not yet executed on a CPU. Not yet executed on a GPU."
 
 
+def test_indentation_goes_but_not_that_of_code():
+    html = "<p>\n    a\n  b</p>\n\n   <pre><code>\n  x\n\n    y</code></pre>\n  <script>\n  z</script>\n <p>c d</p>"
+    assert display.thin(html) == "<p>\na\nb</p>\n<pre><code>\n  x\n\n    y</code></pre>\n<script>\n  z</script>\n<p>c d</p>"
+    css = "/* 1\n  one */\n\n.a {\n  color: red; /* why */\n}\n@media print { .b { content: \"a  b\"; } }\n"
+    assert display.thin_css(css) == ".a {\ncolor: red;\n}\n@media print { .b { content: \"a  b\"; } }\n"
+
+
 def test_records_are_in_the_order_of_devices_and_versions(tmp_path):
     found = known(tmp_path, *(CPU | {"torch": v, "pages": {}} for v in ("2.9.1", "2.14.1", "2.11.0")), GPU | {"pages": {}})
     assert [(run.kind, run.torch) for run in found] == [("cpu", "2.14.1"), ("cpu", "2.11.0"), ("cpu", "2.9.1"), ("cuda", "2.11.0")]
