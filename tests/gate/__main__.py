@@ -2,8 +2,10 @@
 
     python -m tests.gate --rounds 8 --seed 0 --out records/gate/faults.json
 
-In each round every page gets one fault; then the pages run as they always do. Faults that a run does not notice are
-given to the other checks: the tests of a module, the strict build, the records. What none of them notices is listed.
+In each round every page gets one fault in its program, and the pages run as they always do. Besides, each page is run
+once as it is, and several faults a round in what it shows (outputs, figures, data, the names of errors) are compared
+with the results of that run, by the runner's own checks. Faults that are not noticed so are given to the other checks:
+the tests of a module, the strict build, the records. What none of them notices is listed.
 """
 
 import argparse
@@ -17,15 +19,21 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter, defaultdict
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 from tests.gate.faults import Fault, faults
 from tests.page_runner import record
+from tests.page_runner.plugin import FenceItem, PageFailure
+from tests.page_runner.session import Result, Session
 from website import pages
 
 ROOT = pages.ROOT
 ENDED = re.compile(r"^(?:FAILED|ERROR) (\S+?\.(?:md|ipynb|py))\b", re.MULTILINE)
-OF_RUNS = ("output", "code", "include", "module", "figure", "expectation", "recorded data")
+OF_RUNS = ("code", "include", "module")  # another program: it has to run
+SHOWN = ("output", "figure", "expectation", "recorded data")  # the same program: its results are compared
+SHOWN_A_ROUND = 5
 
 
 def copy(folder: Path) -> None:
@@ -79,6 +87,67 @@ def plan(known: dict[Path, dict[str, list[Fault]]], chance: random.Random) -> li
             blocked |= others
         chosen[path] = fault
     return list(chosen.values())
+
+
+def results_of(path: Path) -> tuple[dict[str, Result], str]:
+    """What each fence of a page did, run once as it is, and the kind of the device."""
+    session = Session(pages.load(path), timeout=600)
+    try:
+        for fence in session.page.fences:
+            session.run(fence)
+        return session.results, session.machine["kind"]
+    finally:
+        session.close()
+
+
+def is_shown_wrong(path: Path, results: dict[str, Result], kind: str) -> bool:
+    """Whether the checks of the page runner mind a page, given what its fences did."""
+    for fence in pages.load(path).fences:
+        item = object.__new__(FenceItem)  # as pytest makes it, without a run around it
+        item.fence, item.path = fence, path
+        item.config = SimpleNamespace(option=SimpleNamespace(record=False))
+        try:
+            item.check(results[fence.id], kind)
+        except PageFailure:
+            return True
+    return False
+
+
+def compare_page(path: Path, chosen: list[Fault]) -> dict[Fault, str]:
+    """Run a page once; compare what it did with each of its damaged versions. "" for what was not noticed."""
+    if not chosen:
+        return {}
+    results, kind = results_of(path)
+    noticed = {}
+    with tempfile.TemporaryDirectory(prefix="gate-") as name:
+        folder = Path(name)
+        copy(folder)
+        page = folder / path.relative_to(ROOT)
+        if is_shown_wrong(page, results, kind):
+            raise RuntimeError(f"{path} does not hold even without a fault")
+        for fault in chosen:
+            file, text = folder / fault.file.relative_to(ROOT), fault.file.read_text(encoding="utf-8")
+            file.write_text(fault.apply(text), encoding="utf-8")
+            try:
+                wrong = is_shown_wrong(page, results, kind)
+            except pages.PageError:
+                wrong = True
+            said = "" if wrong else "\n".join(_record_says(folder))
+            by_record = f"({path.relative_to(ROOT).as_posix()}:1) is not the one" in said
+            noticed[fault] = "running" if wrong else "record" if by_record else ""
+            file.write_text(text, encoding="utf-8")
+    return noticed
+
+
+def compared(known: dict[Path, dict[str, list[Fault]]], chance: random.Random, count: int) -> dict[Fault, str]:
+    """Faults in what pages show, up to so many on each page."""
+    chosen = {}
+    for path, found in known.items():
+        some = [fault for kind in SHOWN for fault in chance.sample(found.get(kind, []), min(count, len(found.get(kind, []))))]
+        chosen[path] = chance.sample(some, min(count, len(some)))
+    with ProcessPoolExecutor() as pool:
+        done = list(pool.map(compare_page, chosen, chosen.values()))
+    return {fault: by for one in done for fault, by in one.items()}
 
 
 def run_round(planned: list[Fault]) -> dict[Fault, str]:
@@ -154,7 +223,8 @@ def main(rounds: int, seed: int, out: Path | None) -> int:
         noticed = run_round(planned)
         outcome |= {fault: noticed.get(fault, "") for fault in planned}
         print(f"round {number + 1}: {len(noticed)} of {len(planned)} noticed", flush=True)
-    outcome |= others(known, chance, 3 * rounds)
+    outcome |= compared(known, chance, SHOWN_A_ROUND * rounds)
+    outcome |= others(known, chance, 8 * rounds)
     counts = defaultdict(Counter)
     for fault, by in outcome.items():
         counts[fault.kind]["tried"] += 1
