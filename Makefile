@@ -34,7 +34,7 @@ mutants: $(VENV)/all-is-installed  ## change the snippets in small ways and coun
 	$(RUN) mutmut run
 
 gate: $(VENV)/all-is-installed  ## plant faults in a copy of everything and count those that the checks notice
-	$(RUN) tests.gate --rounds 8 --out records/gate/faults.json
+	$(RUN) tests.gate --rounds 4 --out records/gate/faults.json
 
 $(VENV)/bin/uv:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
