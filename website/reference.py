@@ -18,7 +18,7 @@ from pygments.lexers import PythonLexer
 
 INDEX = "reference/snippets.md"
 FOLDER = INDEX.removesuffix(".md")
-QUIET = "search: { boost: 0.5 }"  # who searches for a word wants the page that teaches it
+QUIET = "search: { boost: 0.1 }"  # who searches for a word wants the page that teaches it
 FORMAT = HtmlFormatter(nowrap=True)
 CODE = re.compile(r"``?([^`]+)``?")
 SPECIAL = re.compile(r"[^\w\s`.,:;()/-]")

@@ -19,7 +19,7 @@ import nbformat
 from bs4 import BeautifulSoup, Comment, NavigableString
 
 ORIGIN = "https://this-site.invalid"  # stands for the server while links are resolved
-LARGEST_ARTICLE = 76_000  # bytes of a page before compression, without its frame, formulas, recorded data and record of runs
+LARGEST_ARTICLE = 82_000  # bytes of a page before compression, without its frame, formulas, recorded data and record of runs
 LARGEST_REFERENCE = 115_000  # of a page to look things up in
 CODE_TAGS = {"code", "pre", "kbd", "samp", "script", "style", "annotation", "svg", "textarea"}
 TEX = re.compile(r"\\[(\)\[\]]|\$\$|\$[^$\n]+\$|\\(?:begin|end|frac|mathbf|sum|partial|text|left|cdot)\b")
@@ -401,7 +401,7 @@ def program(file: Path) -> tuple[str, str]:
         ast.parse(text)
     except (SyntaxError, ValueError, nbformat.ValidationError) as error:
         return "", f"does not parse: {str(error).splitlines()[0]}"
-    left = re.search(r"^\s*--8<--", text, re.MULTILINE)  # the mark of a section is a comment
+    left = re.search(r"--8<--(?! \[(?:start|end):)", text)  # and no mark of a section
     return text, "an include is left (--8<--)" if left else ""
 
 

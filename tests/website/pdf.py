@@ -26,7 +26,9 @@ def texts(pdf: bytes) -> list[str]:
 
 def _data(body: bytes) -> bytes:
     stream = STREAM.search(body)
-    return zlib.decompress(stream[1]) if b"/FlateDecode" in body else stream[1]
+    if b"/FlateDecode" not in body:
+        return stream[1]
+    return zlib.decompressobj().decompress(stream[1])  # its last byte may have been taken for an end of line
 
 
 def _text(page: bytes, objects: dict[int, bytes]) -> str:

@@ -62,7 +62,7 @@ def test_workflow(file):
         ("permissions: {}\n\n", "", "the workflow itself holds permissions"),
         ("contents: read", "contents: write", "cpu: permissions {'contents': 'write'}"),
         ("persist-credentials: false", "persist-credentials: true", "cpu: leaves its token in the checkout"),
-        ("    timeout-minutes: 30\n", "", "cpu: no timeout"),
+        ("    timeout-minutes: 60\n", "", "cpu: no timeout"),
         ("concurrency:", "env:", "no concurrency"),
         ("pull_request:", "pull_request_target:", "untrusted code with rights"),
         ("runs-on: ubuntu-24.04", "runs-on: ${{ vars.GPU_RUNNER }}", "the GPU runner is reached by ['pull_request'"),
