@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -145,7 +145,7 @@ def compared(known: dict[Path, dict[str, list[Fault]]], chance: random.Random, c
     for path, found in known.items():
         some = [fault for kind in SHOWN for fault in chance.sample(found.get(kind, []), min(count, len(found.get(kind, []))))]
         chosen[path] = chance.sample(some, min(count, len(some)))
-    with ProcessPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # a page runs in a process of its own
         done = list(pool.map(compare_page, chosen, chosen.values()))
     return {fault: by for one in done for fault, by in one.items()}
 
@@ -214,31 +214,41 @@ def others(known: dict[Path, dict[str, list[Fault]]], chance: random.Random, cou
 
 
 def main(rounds: int, seed: int, out: Path | None) -> int:
-    """Plant, count, print; return how many faults no check noticed."""
+    """Plant, count, print; return how many faults no check noticed. The result so far is kept after each step."""
     chance = random.Random(seed)
     known = {path: faults(path, ROOT) for path in pages.all_pages() if pages.load(path).fences}
-    outcome: dict[Fault, str] = {}
+    outcome = compared(known, chance, SHOWN_A_ROUND * max(rounds, 1))
+    keep(outcome, seed, rounds, out)
+    outcome |= others(known, chance, 8 * max(rounds, 1))
+    keep(outcome, seed, rounds, out)
     for number in range(rounds):
         planned = [fault for fault in plan(known, chance) if fault not in outcome]
         noticed = run_round(planned)
         outcome |= {fault: noticed.get(fault, "") for fault in planned}
         print(f"round {number + 1}: {len(noticed)} of {len(planned)} noticed", flush=True)
-    outcome |= compared(known, chance, SHOWN_A_ROUND * rounds)
-    outcome |= others(known, chance, 8 * rounds)
+        keep(outcome, seed, rounds, out)
+    return sum(not by for by in outcome.values())
+
+
+def keep(outcome: dict[Fault, str], seed: int, rounds: int, out: Path | None) -> None:
+    """Print the counts and what was not noticed; write them to a file, if there is one."""
     counts = defaultdict(Counter)
     for fault, by in outcome.items():
         counts[fault.kind]["tried"] += 1
         counts[fault.kind][by or "nobody"] += 1
-    left = [f.describe(f.file.read_text(encoding="utf-8"), ROOT) for f, by in outcome.items() if not by]
-    weak = [f.describe(f.file.read_text(encoding="utf-8"), ROOT) for f, by in outcome.items()
-            if by == "record" and f.kind != "record"]
+
+    def described(chosen) -> list[dict]:
+        return [f.describe(f.file.read_text(encoding="utf-8"), ROOT) for f in chosen]
+
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    result = {"date": today, "seed": seed, "rounds": rounds, "kinds": {k: dict(counts[k]) for k in sorted(counts)},
-              "not_noticed": left, "by_the_record_alone": weak}  # fmt: skip
-    print(json.dumps(result, indent=2, ensure_ascii=False))
+    result = {
+        "date": today, "seed": seed, "rounds": rounds, "kinds": {k: dict(counts[k]) for k in sorted(counts)},
+        "not_noticed": described(f for f, by in outcome.items() if not by),
+        "by_the_record_alone": described(f for f, by in outcome.items() if by == "record" and f.kind != "record"),
+    }  # fmt: skip
+    print(json.dumps(result, indent=2, ensure_ascii=False), flush=True)
     if out:
         record.replace(out, json.dumps(result | {"seal": record.seal(result)}, indent=2, ensure_ascii=False) + "\n")
-    return len(left)
 
 
 if __name__ == "__main__":
