@@ -124,7 +124,7 @@ def compare_page(path: Path, chosen: list[Fault]) -> dict[Fault, str]:
         copy(folder)
         page = folder / path.relative_to(ROOT)
         if is_shown_wrong(page, results, kind):
-            raise RuntimeError(f"{path} does not hold even without a fault")
+            raise RuntimeError(f"{path} does not hold even without a fault; the machine may be too busy")
         for fault in chosen:
             file, text = folder / fault.file.relative_to(ROOT), fault.file.read_text(encoding="utf-8")
             file.write_text(fault.apply(text), encoding="utf-8")
