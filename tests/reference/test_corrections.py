@@ -21,7 +21,7 @@ from website import pages
 
 DOCS = pages.ROOT / "docs"
 PAGE = DOCS / "reference/corrections.md"
-PARTS = ["Tensors", "Autograd", "Optimization", "Modules", "Data", "Evaluation", "Initialization", "Hardware", "Saving"]
+PARTS = ["Tensors", "Autograd", "Optimization", "Modules", "Data", "Evaluation", "Weights", "Devices", "Saving"]
 LINK = re.compile(r"Taught in \[[^\]]+\]\(\.\./(?P<page>[\w/-]+\.md)#(?P<anchor>[\w-]+)\)\.")
 FLOATS = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=6)
 
