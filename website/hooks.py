@@ -69,7 +69,7 @@ def on_files(files, config):
         for path, content in generated.items():
             files.append(File.generated(config, path, content=content))
     try:
-        made = reference.files(config.nav, ROOT)
+        made = reference.files(config.nav, ROOT) if reference.in_menu(config.nav) else {}
     except (OSError, SyntaxError) as error:
         raise PluginError(str(error)) from error
     for path, content in made.items():

@@ -79,14 +79,10 @@ class Module:
 def files(nav: list, root: Path) -> dict[str, str]:
     """What the build adds to the site: by path below docs/, Markdown of pages and the text of downloads.
 
-    Nothing, where the menu does not name their index.
-
     Raises:
         OSError: a module has no test.
         SyntaxError: a module is no Python.
     """
-    if INDEX not in (page for _, _, page in _leaves(nav)):
-        return {}
     known = modules(nav, root)
     made = {INDEX: _index(known)}
     for module in known:
@@ -95,6 +91,11 @@ def files(nav: list, root: Path) -> dict[str, str]:
         made[f"{FOLDER}/{module.name}.py"] = module.text
         made[f"{FOLDER}/{folder}/{module.test.name}"] = module.test.read_text(encoding="utf-8")
     return made
+
+
+def in_menu(nav: list) -> bool:
+    """Whether the menu leads to these pages; a site without them has none to make."""
+    return any(page == INDEX for _, _, page in _leaves(nav))
 
 
 def modules(nav: list, root: Path) -> list[Module]:

@@ -330,7 +330,7 @@ def test_main_rehearses_without_a_file(parts, capsys, monkeypatch):
     monkeypatch.setattr(benchmark.benchmark, "save", None)  # would fail if it were called
     main()
     assert list(parts) == ["race", "shares", "limit", "remedies"]
-    assert parts["remedies"] == (128, 2, False)
+    assert parts["remedies"] == (704, 2, False)
     pictures, train, test, steps, most, rounds, size = parts["race"]
     assert len(pictures) == 640
     assert (most, rounds, size) == (1, 2, 2)

@@ -401,7 +401,7 @@ def program(file: Path) -> tuple[str, str]:
         ast.parse(text)
     except (SyntaxError, ValueError, nbformat.ValidationError) as error:
         return "", f"does not parse: {str(error).splitlines()[0]}"
-    left = re.search(r"--8<--(?! \[(?:start|end):)", text)  # and no mark of a section
+    left = re.search(r"^\s*(?:# )?--8<--(?! \[(?:start|end):)", text, re.MULTILINE)  # an include, no mark of a section
     return text, "an include is left (--8<--)" if left else ""
 
 
