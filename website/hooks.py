@@ -149,12 +149,16 @@ def on_page_content(html, page, config, files):
     except ValueError as error:
         raise PluginError(f"{page.file.src_path}: {error}") from error
     html = display.explorers(display.compact(html), source)
-    html = html.replace(NUMBERS, provenance.site_block(list(loaded.values()), runs))
-    html = html.replace(MATRIX, provenance.matrix(list(loaded.values()), runs, "../" * source.name.count("/")))
-    html = html.replace(GATE, provenance.gate(ROOT))
-    if benchmark.MARK in html:
-        html = html.replace(benchmark.MARK, benchmark.block(ROOT))
-    html = pages.GPU.sub(provenance.gpu_box(source, runs), html)
+    made = {
+        NUMBERS: lambda: provenance.site_block(list(loaded.values()), runs),
+        MATRIX: lambda: provenance.matrix(list(loaded.values()), runs, "../" * source.name.count("/")),
+        GATE: lambda: provenance.gate(ROOT),
+        benchmark.MARK: lambda: benchmark.block(ROOT),
+    }
+    for mark, make in made.items():
+        if mark in html:
+            html = html.replace(mark, make())
+    html = pages.GPU.sub(lambda _: provenance.gpu_box(source, runs), html)
     html += provenance.page_block(source, runs) if source.fences else ""
     return html + report.link(page, config) + display.on_paper(page.canonical_url or "")
 

@@ -12,7 +12,7 @@ import re
 import tokenize
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -185,8 +185,12 @@ def load(path: Path) -> Page:
 def snippet_options(root: Path) -> dict:
     """The options of pymdownx.snippets as mkdocs.yml gives them."""
     config = root / "mkdocs.yml"
-    with config.open(encoding="utf-8") as f:
-        settings = yaml_load(f, get_yaml_loader(config=SimpleNamespace(config_file_path=str(config))))
+    return _snippet_options(config, config.read_text(encoding="utf-8"))
+
+
+@lru_cache
+def _snippet_options(config: Path, text: str) -> dict:
+    settings = yaml_load(text, get_yaml_loader(config=SimpleNamespace(config_file_path=str(config))))
     for extension in settings.get("markdown_extensions", []):
         if isinstance(extension, dict) and "pymdownx.snippets" in extension:
             return extension["pymdownx.snippets"] or {}
@@ -234,14 +238,20 @@ def sections(path: Path, root: Path, here: Where | None = None) -> dict[str, lis
             in another, empty, or its marker stands where it is no comment.
     """
     shown = path.relative_to(root).as_posix()
-    asked = f" (included by {here})" if here else ""
     try:
-        text = path.read_text(encoding="utf-8")
-        tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
+        return _sections(path.read_text(encoding="utf-8"), shown)
     except FileNotFoundError:
         raise PageError(f"{here or shown}: there is no module {shown}") from None
+    except PageError as error:
+        raise PageError(f"{error} (included by {here})" if here else str(error)) from None
+
+
+@lru_cache(maxsize=512)  # a module is asked for by each of its sections that a page shows
+def _sections(text: str, shown: str) -> dict[str, list[int]]:
+    try:
+        tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
     except (tokenize.TokenError, SyntaxError) as error:
-        raise PageError(f"{shown}: not Python: {error}{asked}") from None
+        raise PageError(f"{shown}: not Python: {error}") from None
     comments = {
         t.start[0]: t.string for t in tokens if t.type == tokenize.COMMENT and t.line.strip() == t.string.strip()
     }
@@ -268,9 +278,9 @@ def sections(path: Path, root: Path, here: Where | None = None) -> dict[str, lis
             found[name] = list(range(start + 1, number))
             name = ""
         if problem:
-            raise PageError(f"{shown}:{number}: {problem}{asked}")
+            raise PageError(f"{shown}:{number}: {problem}")
     if name:
-        raise PageError(f"{shown}:{start}: section {name!r} starts here and never ends{asked}")
+        raise PageError(f"{shown}:{start}: section {name!r} starts here and never ends")
     return found
 
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import random
 import re
 import tokenize
 from collections.abc import Iterator
@@ -158,10 +157,3 @@ def faults(path: Path, root: Path) -> dict[str, list[Fault]]:
 
 def _old(fault: Fault) -> str:
     return fault.file.read_text(encoding="utf-8")[fault.start : fault.end]
-
-
-def draw(path: Path, root: Path, chance: random.Random) -> Fault | None:
-    """One fault of a page: first a kind, then one of its faults; None if there is nothing to damage."""
-    found = faults(path, root)
-    kind = chance.choice(sorted(found)) if found else None
-    return chance.choice(found[kind]) if kind else None

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from tests.gate import __main__ as gate
-from tests.gate.faults import OTHER, Fault, draw, faults
+from tests.gate.faults import OTHER, Fault, faults
 from website import pages
 
 PAGE = pages.ROOT / "docs/basics/gradient-descent.md"
@@ -48,10 +48,10 @@ def test_an_output_is_damaged_between_its_fences(found):
         assert before.rfind("```text\n") > before.rfind("```\n", 0, len(before) - 1) - len("```text\n")
 
 
-def test_the_same_seed_draws_the_same_fault():
-    first = draw(PAGE, pages.ROOT, random.Random(5))
-    assert first == draw(PAGE, pages.ROOT, random.Random(5))
-    assert any(draw(PAGE, pages.ROOT, random.Random(seed)) != first for seed in range(6, 9))
+def test_the_same_seed_draws_the_same_faults(found):
+    first = gate.plan({PAGE: found}, random.Random(5))
+    assert first == gate.plan({PAGE: found}, random.Random(5))
+    assert any(gate.plan({PAGE: found}, random.Random(seed)) != first for seed in range(6, 9))
 
 
 def test_no_operator_becomes_itself():
