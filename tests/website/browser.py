@@ -4,6 +4,9 @@ import os
 import shutil
 from contextlib import contextmanager
 from importlib.resources import files
+from threading import Timer
+
+import psutil
 
 from tests.website import checks
 
@@ -55,6 +58,30 @@ def launch(executable: str):
             yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def patience(seconds: float = 120):
+    """Pages that are still not done after so long are killed: what waits for them then raises an error.
+
+    Chromium 156 has been seen to wait for its own compositor for ever, and a script in a page has no time limit.
+    """
+    timer = Timer(seconds, kill_pages)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def kill_pages() -> None:
+    """End the processes in which the browsers of this test process show their pages."""
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "--type=renderer" in process.cmdline():
+                process.kill()
+        except psutil.NoSuchProcess:
+            pass
 
 
 def new_context(browser, mode: str = "light-1280", **options):

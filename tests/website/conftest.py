@@ -91,12 +91,30 @@ def served(browser, site):
         yield SimpleNamespace(folder=site, url=url)
 
 
+@pytest.fixture(autouse=True)
+def patience():
+    with look.patience():
+        yield
+
+
 @pytest.fixture(scope="module")
 def visit(browser, served, mode, source):
     """A page that has been looked at from top to bottom."""
-    context = look.new_context(browser, mode, permissions=["clipboard-read", "clipboard-write"])
-    visit = look.Visit(context, look.address(served, source), served.url)
-    visit.scroll_through()
+    from playwright.sync_api import Error
+
+    def look_through():
+        context = look.new_context(browser, mode, permissions=["clipboard-read", "clipboard-write"])
+        with look.patience():
+            visit = look.Visit(context, look.address(served, source), served.url)
+            visit.scroll_through()
+        return context, visit
+
+    try:
+        context, visit = look_through()
+    except Error as error:
+        if "crash" not in str(error).lower():
+            raise
+        context, visit = look_through()
     yield visit
     context.close()
 

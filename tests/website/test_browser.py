@@ -90,7 +90,24 @@ def test_notices_what_moves(planted):
     late = "<script>setTimeout(() => document.body.prepend(Object.assign(document.createElement('p'), {style: 'height: 300px'})), 300)</script>"
     page = planted(late).page
     page.wait_for_timeout(600)
-    assert look.vitals(page)["cls"] > max(MOST_MOVED.values())
+    assert look.vitals(page)["cls"] > MOST_MOVED
+
+
+def test_a_page_that_never_answers_is_given_up_and_the_next_one_opens(planted):
+    from playwright.sync_api import Error
+
+    page = planted("").page
+    with look.patience(1), pytest.raises(Error, match="crash"):
+        page.evaluate("() => { while (true) {} }")
+    assert planted("").page.title() == "Tensors"
+
+
+def test_patience_that_was_not_needed_kills_nothing(planted):
+    page = planted("").page
+    with look.patience(0.2):
+        pass
+    page.wait_for_timeout(500)
+    assert page.title() == "Tensors"
 
 
 def test_a_browser_that_is_named_must_exist(monkeypatch):
