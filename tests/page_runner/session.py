@@ -43,7 +43,9 @@ def environment(**more: str) -> dict[str, str]:
         "PYTHONHASHSEED": "0",
         "PYTHONUTF8": "1",
         # What a reader would see is an error: Python shows no DeprecationWarning from inside a library.
-        "PYTHONWARNINGS": "error,ignore::DeprecationWarning,error::DeprecationWarning:__main__",
+        # Nor is it a page's fault that this machine has fewer cores than the DataLoader on it has workers.
+        "PYTHONWARNINGS": "error,ignore::DeprecationWarning,error::DeprecationWarning:__main__,"
+        "ignore:This DataLoader will create:UserWarning",
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",

@@ -88,6 +88,13 @@ def test_warnings_are_errors(project):
     project.fails("DeprecationWarning: old", failed=1)
 
 
+def test_a_machine_with_few_cores_is_no_fault_of_a_page(project):
+    """DataLoader warns of more workers than the process may use cores."""
+    project.page("import os\nfrom torch.utils.data import DataLoader\n"
+                 "DataLoader(range(4), num_workers=2 * os.cpu_count())")
+    project.run().assert_outcomes(passed=1)
+
+
 def test_the_shell_of_the_caller_does_not_matter(project, monkeypatch):
     for name, value in {"PYTHONSTARTUP": "x", "PYTHONOPTIMIZE": "2", "OMP_NUM_THREADS": "7", "MPLBACKEND": "no"}.items():
         monkeypatch.setenv(name, value)
