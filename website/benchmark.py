@@ -103,9 +103,11 @@ def table(part: str, entry: dict, current: bool) -> str:
         body += f'<tr><th scope="row">{name}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
     stale = "" if current else " The code has changed since."
     return (
-        f'<div class="measures" tabindex="0" role="group" aria-label="{title}" data-search-exclude><table class="measured">'
-        f"<caption>{title}: {what}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-        f'<p class="aside" data-search-exclude>Measured {day(entry["date"])}.{stale}{more(part, rows)}</p>'
+        f'<div class="measures" tabindex="0" role="group" aria-label="{title}" data-search-exclude>'
+        f'<table class="measured"><caption>{title}: {what}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        '<p class="aside" data-search-exclude>'
+        f"Measured {day(entry['date'])}.{stale}{more(part, rows)}</p>"
     )
 
 

@@ -201,15 +201,14 @@ def others(known: dict[Path, dict[str, list[Fault]]], chance: random.Random, cou
         said = build_says(folder)
         for fault in links:
             noticed[fault] = "build" if f"'{fault.file.relative_to(ROOT / 'docs').as_posix()}'" in said and fault.new in said else ""
-    for fault in records:
-        with tempfile.TemporaryDirectory(prefix="gate-") as name:
-            folder = Path(name)
-            for part in ("docs", "snippets", "mkdocs.yml"):
-                (folder / part).symlink_to(ROOT / part)
-            shutil.copytree(ROOT / "records", folder / "records")
-            file = folder / fault.file.relative_to(ROOT)
-            file.write_text(fault.apply(fault.file.read_text(encoding="utf-8")), encoding="utf-8")
+    with tempfile.TemporaryDirectory(prefix="gate-") as name:
+        folder = Path(name)
+        copy(folder)
+        for fault in records:
+            file, text = folder / fault.file.relative_to(ROOT), fault.file.read_text(encoding="utf-8")
+            file.write_text(fault.apply(text), encoding="utf-8")
             noticed[fault] = "record" if _record_says(folder) else ""
+            file.write_text(text, encoding="utf-8")
     return noticed
 
 
@@ -218,20 +217,20 @@ def main(rounds: int, seed: int, out: Path | None) -> int:
     chance = random.Random(seed)
     known = {path: faults(path, ROOT) for path in pages.all_pages() if pages.load(path).fences}
     outcome = compared(known, chance, SHOWN_A_ROUND * max(rounds, 1))
-    keep(outcome, seed, rounds, out)
+    keep(outcome, seed, 0, out)
     outcome |= others(known, chance, 8 * max(rounds, 1))
-    keep(outcome, seed, rounds, out)
+    keep(outcome, seed, 0, out)
     for number in range(rounds):
         planned = [fault for fault in plan(known, chance) if fault not in outcome]
         noticed = run_round(planned)
         outcome |= {fault: noticed.get(fault, "") for fault in planned}
         print(f"round {number + 1}: {len(noticed)} of {len(planned)} noticed", flush=True)
-        keep(outcome, seed, rounds, out)
+        keep(outcome, seed, number + 1, out)
     return sum(not by for by in outcome.values())
 
 
 def keep(outcome: dict[Fault, str], seed: int, rounds: int, out: Path | None) -> None:
-    """Print the counts and what was not noticed; write them to a file, if there is one."""
+    """After so many rounds of faults in programs: print the counts and what was not noticed; write them to a file, if there is one."""
     counts = defaultdict(Counter)
     for fault, by in outcome.items():
         counts[fault.kind]["tried"] += 1

@@ -77,3 +77,8 @@ def test_a_round_on_a_real_page_tells_noticed_from_unnoticed():
     title = Fault("output", PAGE, PAGE, text.index("# ") + 2, text.index("# ") + 2, "The ")  # prose: nothing minds it
     assert gate.run_round([wrong]) == {wrong: "running"}
     assert gate.compare_page(PAGE, [title, wrong, title]) == {wrong: "running", title: ""}
+
+
+def test_a_damaged_link_and_a_damaged_record_are_noticed(found):
+    noticed = gate.others({PAGE: found}, random.Random(0), 1)
+    assert sorted((fault.kind, by) for fault, by in noticed.items()) == [("link", "build"), ("record", "record")]
