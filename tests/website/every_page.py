@@ -13,9 +13,9 @@ from website.pages import ROOT, all_pages, load
 
 SOURCES = {path.relative_to(ROOT / "docs").as_posix(): path for path in all_pages()}
 LARGEST_TRANSFER = {"text": 150_000, "maths": 200_000}  # bytes as sent: HTML, CSS, JavaScript and fonts
-# Cumulative layout shift, from the first paint to having scrolled through the page; 0.1 counts as good. On a busy
-# machine fonts of formulas come after the first paint, and the footer of a page shorter than the window: 0.04.
-MOST_MOVED = 0.05
+# Cumulative layout shift, from the first paint to having scrolled through the page; 0.1 counts as good. On a busy machine
+# fonts of formulas come after the first paint, and so does the footer where it is on screen from the start: 0.04.
+MOST_MOVED = {"text": 0.02, "maths": 0.05, "shorter than the window": 0.05}
 FIRST = "index.md"
 LONGEST = max(SOURCES, key=lambda source: (source.endswith(".md"), SOURCES[source].stat().st_size), default=FIRST)
 MENU, SEARCH = re.compile("menu|navigation", re.IGNORECASE), re.compile("search", re.IGNORECASE)
@@ -52,7 +52,7 @@ class EveryPage:
         record_property("measured", {"page": source, "mode": mode, "budgeted": budgeted, "all": sum(sent.values()), **vitals})
         kind = "maths" if visit.page.query_selector(".katex") else "text"
         assert budgeted <= LARGEST_TRANSFER[kind], sorted(((n, file.name) for file, n in sent.items()), reverse=True)
-        assert vitals["cls"] <= MOST_MOVED, moved
+        assert vitals["cls"] <= MOST_MOVED["shorter than the window" if source == NOT_FOUND else kind], moved
 
     def test_axe_has_nothing_to_say(self, visit):
         look.opened(visit.page)  # from here on the page is changed

@@ -90,7 +90,7 @@ def test_notices_what_moves(planted):
     late = "<script>setTimeout(() => document.body.prepend(Object.assign(document.createElement('p'), {style: 'height: 300px'})), 300)</script>"
     page = planted(late).page
     page.wait_for_timeout(600)
-    assert look.vitals(page)["cls"] > MOST_MOVED
+    assert look.vitals(page)["cls"] > max(MOST_MOVED.values())
 
 
 def test_a_page_that_never_answers_is_given_up_and_the_next_one_opens(planted):
