@@ -104,7 +104,7 @@ def table(part: str, entry: dict, current: bool) -> str:
     stale = "" if current else " The code has changed since."
     return (
         f'<div class="measures" tabindex="0" role="group" aria-label="{title}" data-search-exclude>'
-        f'<table class="measured"><caption>{title}: {what}</caption>'
+        f'<table class="measured"><caption><span>{title}: {what}</span></caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         '<p class="aside" data-search-exclude>'
         f"Measured {day(entry['date'])}.{stale}{more(part, rows)}</p>"

@@ -16,6 +16,7 @@ from PIL import Image
 
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 HASHED_ID = re.compile(r"(?:(?<=#)|^)(?:[mpc]|image)[0-9a-f]{10}\b")  # as matplotlib names what it drew
+EXPONENT = re.compile(r"(?<=\d)e([-+]\d+)\b")
 MEASURED = re.compile(r" *~(\d+(?:\.\d+)?)")  # as in "~12 times": another machine, another number
 FACTOR = 3  # by which it may differ, up or down
 HALF_A_PIXEL = 0.375  # in points: a CSS pixel is 0.75
@@ -30,10 +31,16 @@ def text(want: str, got: str, ellipsis: bool = False) -> str | None:
     measured = MEASURED.finditer(want)
     got = MEASURED.sub(lambda new: _measured(next(measured, new), new), got)
     flags = _get_number_flag() | doctest.DONT_ACCEPT_BLANKLINE | (doctest.ELLIPSIS if ellipsis else 0)
-    if _get_checker().check_output(want, got, flags):
+    if _get_checker().check_output(want, got, flags) and (ellipsis or _same_magnitudes(want, got)):
         return None
     diff = difflib.ndiff(want.splitlines(), got.splitlines())
     return "\n".join(f"    {line}" for line in diff if not line.startswith("?"))
+
+
+def _same_magnitudes(want: str, got: str) -> bool:
+    """Whether powers of ten differ by one at most: 1e-00 has no decimals, so 1e-06 would be as near to it as 0."""
+    powers = [[int(power) for power in EXPONENT.findall(text)] for text in (want, got)]
+    return len(powers[0]) != len(powers[1]) or all(abs(a - b) <= 1 for a, b in zip(*powers, strict=True))
 
 
 def _measured(old: re.Match, new: re.Match) -> str:
