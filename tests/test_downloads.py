@@ -38,8 +38,9 @@ def test_the_script_runs_alone_and_prints_what_the_page_shows(page):
     finally:
         shutil.rmtree(folder)
     assert done.returncode == 0, done.stderr
-    shown = [fence.expected(device_kind()) for fence in page.fences if fence.kind == "python"]
-    difference = compare.text("".join(output.text for output in shown if output), done.stdout, ellipsis=True)
+    kind = device_kind()
+    shown = [fence.expected(kind) for fence in page.fences if fence.kind == "python"]
+    difference = compare.text("".join(output.text for output in shown if output), done.stdout, kind, ellipsis=True)
     assert difference is None, difference
 
 

@@ -13,12 +13,13 @@ from website.provenance import day, seal
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "<!-- benchmark -->"  # stands on the page where the tables go
+REMEDIES = "<!-- remedies -->"  # where only the table of remedies goes
 RECIPE = ["mnist_99.py:" + section for section in ("crop", "whitening", "network", "batches", "triangle", "train")]
-CODE = {  # what measured a part: sections of the modules in snippets/hardware
+CODE = {  # what measured a part: sections and functions of the modules in snippets/hardware
     "race": [*RECIPE, *(f"benchmark.py:{section}" for section in ("example", "course", "laps", "epochs"))],
     "shares": [*RECIPE, "mnist_99.py:variants"],
     "limit": [*RECIPE, "mnist_99.py:floor"],
-    "remedies": [*(f"speed.py:{section}" for section in ("eager", "whole", "by-hand", "epoch"))],
+    "remedies": ["speed.py:" + name for name in ("loss", "eager", "update", "whole", "by-hand", "epoch", "ways")],
 }
 
 
@@ -28,8 +29,9 @@ def digest(root: Path, part: str) -> str:
     for source in CODE[part]:
         name, section = source.split(":")
         module = (root / "snippets" / "hardware" / name).read_text(encoding="utf-8")
-        found = re.search(rf"\[start:{section}\]\n(.*?)# --8<-- \[end:{section}\]", module, re.DOTALL)
-        text += found[1] if found else "gone"
+        shown, own = rf"\[start:{section}\]\n(.*?)# --8<-- \[end:{section}\]", rf"^(def {section}\(.*?\n)(?=\S)"
+        found = re.search(f"{shown}|{own}", module, re.DOTALL | re.MULTILINE)
+        text += found[1] or found[2] if found else "gone"
     return sha256(text.encode()).hexdigest()
 
 
@@ -124,14 +126,14 @@ def more(part: str, rows: list[dict]) -> str:
     return ""
 
 
-def block(root: Path = ROOT) -> str:
-    """All records in HTML, one after the other; a sentence where nothing was recorded."""
+def block(root: Path = ROOT, only: str | None = None) -> str:
+    """All records in HTML, one after the other, or one part of each; a sentence where nothing was recorded."""
     parts = []
     for file in sorted((root / "records" / "speed").glob("*.json")):
         record = json.loads(file.read_text(encoding="utf-8"))
         device, torch, python = (escape(record[key]) for key in ("device", "torch", "python"))
         parts.append(f"<p><strong>{device}</strong>, one thread, torch {torch}, Python {python}</p>")
-        for part in TABLES:
+        for part in [only] if only else TABLES:
             if entry := record["parts"].get(part):
                 parts.append(table(part, entry, current=entry["digest"] == digest(root, part)))
     return "\n".join(parts) or "<p>Not measured yet.</p>"

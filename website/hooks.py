@@ -154,6 +154,7 @@ def on_page_content(html, page, config, files):
         MATRIX: lambda: provenance.matrix(list(loaded.values()), runs, "../" * source.name.count("/")),
         GATE: lambda: provenance.gate(ROOT),
         benchmark.MARK: lambda: benchmark.block(ROOT),
+        benchmark.REMEDIES: lambda: benchmark.block(ROOT, "remedies"),
     }
     for mark, make in made.items():
         if mark in html:

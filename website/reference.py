@@ -168,9 +168,9 @@ def _index(known: list[Module]) -> str:
     lines = [
         "---", "description: Every function and class that the pages show, by module, with file, download and test.",
         QUIET, "---", "", "# Snippets", "",
-        "What the pages show comes from these modules, and each has a test of its own. Here you find a definition by "
-        "its name, read the whole file and take it along. A module needs PyTorch, some also torchvision or "
-        "Matplotlib; what else it imports stands in its first lines.",
+        "What the pages offer to keep comes from these modules, and each has a test of its own. Here you find a "
+        "definition by its name, read the whole file and take it along. Most modules need PyTorch, some also "
+        "torchvision or Matplotlib; what else one imports stands in its first lines.",
     ]  # fmt: skip
     for part, members in parts.items():
         lines += ["", f"## Shown in {part}", ""]  # the menu has landmarks named by parts alone

@@ -17,7 +17,7 @@ Edge = tuple[int, int]  # gradient goes from the first node to the second
 
 # --8<-- [start:check]
 def check(name: str, values: Tensor, size: int | None = None) -> None:
-    """Refuse other sizes, nan, inf (ValueError) and integers (TypeError)."""
+    """Raise for other sizes, nan, inf (ValueError) or no float (TypeError)."""
     if size not in (None, values.numel()):
         raise ValueError(f"expected {name} of size {size}, got {values.shape}")
     if not values.is_floating_point():

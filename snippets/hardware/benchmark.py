@@ -1,7 +1,7 @@
 """The benchmark: how long training takes to an accuracy, and what saved it.
 
 One thread; seconds of CPU time and by the wall clock. A part is a table of
-rows. Page: hardware/benchmark. All parts on all data, about half an hour:
+rows. Page: hardware/benchmark. All parts, about half an hour; remedies on a part of the data:
 python -m snippets.hardware.benchmark records/speed/cpu.json
 """
 
@@ -168,7 +168,7 @@ def limit(data: Pair, rounds: int, steps: dict) -> Iterator[dict]:
 
 
 def main(out: str | None = None, *only: str) -> None:
-    """Rehearse and print; with a file to write to, measure all parts, or only those that are named, on all data."""
+    """Rehearse and print; with a file to write to, measure all parts, or only those that are named."""
     torch.set_num_threads(1)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     mnist, held = (datasets.MNIST("data", train=part, download=True) for part in (True, False))

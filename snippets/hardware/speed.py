@@ -160,17 +160,17 @@ def remedies(n: int = 50_000, rounds: int = 9, full: bool = True) -> dict[str, d
     }.items():
         dear = {name for name in every if any(word in name for word in ("bf16", "compiled", "graph")) and not full}
         result[group] = compare({name: do for name, do in every.items() if name not in dear}, rounds)
-        pair = {f"{count} threads": with_threads(count, every["index_select"]) for count in (2, 1)}
-        for others in (0, 1) if full else ():
+        pair = {name: with_threads(n, every["index_select"]) for name, n in (("two threads", 2), ("one thread", 1))}
+        for others, where in enumerate(["alone", "beside a busy process"] if full else []):
             with busy(others):
-                result[f"{group}, {others} busy processes"] = compare(pair, rounds)
+                result[f"{group}, {where}"] = compare(pair, rounds)
     return result
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the table, or with --full hand over to the whole benchmark."""
     parser = argparse.ArgumentParser(description="Measure remedies for a slow training loop.")
-    parser.add_argument("--full", action="store_true", help="all images, all remedies, and the race to 99 %%")
+    parser.add_argument("--full", action="store_true", help="the whole benchmark; without --out only its rehearsal")
     parser.add_argument("--out", help="with --full: the JSON file to write")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

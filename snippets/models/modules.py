@@ -148,7 +148,7 @@ class ConvNet(nn.Module):
             raise ValueError(f"expected a batch of {want}, got {got}")
         if not x.is_floating_point():
             raise TypeError(f"expected floating-point x, got {x.dtype}")
-        x = max_pool2d(self.conv1(x).relu(), 2)  # (n, 6, 14, 14)
+        x = max_pool2d(self.conv1(x).relu(), 2)  # (n, 6, 14, 14) if image = 32
         x = max_pool2d(self.conv2(x).relu(), 2)  # (n, 16, 5, 5)
         x = self.fc1(x.flatten(1)).relu()  # (n, 400) to (n, 120)
         x = self.fc2(x).relu()  # (n, 84)
@@ -158,7 +158,7 @@ class ConvNet(nn.Module):
 
 # --8<-- [start:count]
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Numbers to learn in each layer, by its name; shared ones once.
+    """Numbers in the parameters of a layer, by its name; shared ones once.
 
     Raises ValueError for a lazy layer that has not seen an input yet.
     """

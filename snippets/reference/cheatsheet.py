@@ -55,7 +55,7 @@ def he(layer: nn.Module) -> None:
 # --8<-- [start:train]
 def train(model: nn.Module, batches: Iterable, optimizer,
           schedule=None, clip: float = 1.0) -> float:
-    """Run an epoch, return a row's loss; ValueError for NaN, no row."""
+    """Run an epoch, return its mean loss; ValueError: NaN or no row."""
     device, total, rows = next(model.parameters()).device, 0.0, 0
     model.train()
     for x, y in batches:
@@ -108,7 +108,7 @@ def save(path: str | Path, model: nn.Module, optimizer, **more) -> None:
 
 # --8<-- [start:load]
 def load(path: str | Path, model: nn.Module, optimizer) -> dict:
-    """Fill both, return the rest; ValueError for a foreign file."""
+    """Fill both, return the rest; ValueError if either is missing."""
     found = torch.load(path, map_location="cpu", weights_only=True)
     parts = {"model", "optimizer"}
     if not isinstance(found, dict) or not parts <= set(found):

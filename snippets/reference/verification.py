@@ -1,4 +1,4 @@
-"""Verification: a checker for documents whose examples have to run."""
+"""Verification: a checker for documents whose examples have to run. Names of files are the documents to check."""
 
 # --8<-- [start:imports]
 import hashlib
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 TICKS = "`" * 3
+FENCE = re.compile(r"[\s>]*([-*+] +|\d+[.)] +)*(`{3}|~{3})")
 DECIMAL = re.compile(r"-?\d+\.(\d+)")
 # --8<-- [end:imports]
 
@@ -21,7 +22,8 @@ DECIMAL = re.compile(r"-?\d+\.(\d+)")
 def fences(text: str) -> Iterator[tuple[int, str, str]]:
     """Yield each fence of a document: its line, its language, its text.
 
-    Raises ValueError for a fence that never ends.
+    Raises ValueError for one that never ends, that is indented or quoted,
+    or drawn otherwise than with three backticks.
     """
     language, start, body = None, 0, []
     for number, line in enumerate(text.splitlines(), 1):
@@ -30,6 +32,8 @@ def fences(text: str) -> Iterator[tuple[int, str, str]]:
         elif language is not None and line.rstrip() == TICKS:
             yield start, language, "".join(body)
             language = None
+        elif language is None and FENCE.match(line):
+            raise ValueError(f"line {number}: a fence begins with {TICKS}")
         else:
             body.append(f"{line}\n")
     if language is not None:
@@ -116,7 +120,7 @@ def digest(text: str) -> str:
 def main(names: list[str]) -> int:
     """Check files; print what does not hold, and return how much."""
     if not names:
-        print("usage: python -m snippets.reference.verification FILE …")
+        raise SystemExit("expected the names of documents, got none")
     count = 0
     for name in names:
         text = Path(name).read_text(encoding="utf-8")
@@ -132,5 +136,11 @@ def main(names: list[str]) -> int:
 # --8<-- [end:main]
 
 
+def demo() -> None:
+    """Check a document whose output has a wrong digit."""
+    document = f"{TICKS}python\nprint(2 / 3)\n{TICKS}\n{TICKS}text\n0.666\n{TICKS}"
+    print(document, *check(document), sep="\n")
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]) > 0)
+    sys.exit(main(sys.argv[1:]) > 0 if sys.argv[1:] else demo())

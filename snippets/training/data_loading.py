@@ -73,7 +73,7 @@ class Sharded(IterableDataset):
 
 # --8<-- [start:gather]
 class Gather(TensorDataset):
-    """A TensorDataset that looks up the samples of a batch at once."""
+    """A TensorDataset on the CPU that looks up a batch; for as_it_is."""
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
         index = torch.tensor(indices)

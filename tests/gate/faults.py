@@ -77,7 +77,7 @@ def _code(text: str, lines: set[int]) -> Iterator[tuple[int, int, str]]:
 
 
 def _text(text: str, start: int, end: int) -> Iterator[tuple[int, int, str]]:
-    """Edits of an output: another number, no sign, a line less, another letter."""
+    """Edits of an output: another number, the next one, no sign, a line less, another letter."""
     shown = text[start:end]
     for match in DIGITS.finditer(shown):
         old, measured = match[0], shown[: match.start()].endswith("~")
@@ -87,6 +87,8 @@ def _text(text: str, start: int, end: int) -> Iterator[tuple[int, int, str]]:
             new = old[:digit] + str((int(old[digit]) + 4) % 10) + old[digit + 1 :]
         if not measured or "." not in old:
             yield start + match.start(), start + match.end(), new
+        if not measured:
+            yield start + match.start(), start + match.end(), old[:-1] + str((int(old[-1]) + 1) % 10)
     for match in re.finditer(r"\b[a-z]{3,}\b", shown):
         yield start + match.start(), start + match.end(), match[0][::-1] + "x"
     for match in re.finditer(r"^.*\S.*\n", shown, re.MULTILINE):

@@ -329,11 +329,11 @@ def test_remedies_compare_both_models_and_threads(mnist, compared):
     found = remedies(n=1500, rounds=3)
     names = {
         "linear classifier": [*COMMON, *SLOW, "11 steps a graph", "by hand"],
-        "linear classifier, 0 busy processes": ["2 threads", "1 threads"],
-        "linear classifier, 1 busy processes": ["2 threads", "1 threads"],
+        "linear classifier, alone": ["two threads", "one thread"],
+        "linear classifier, beside a busy process": ["two threads", "one thread"],
         "three convolutions": [*COMMON, *SLOW, "2 steps a graph"],
-        "three convolutions, 0 busy processes": ["2 threads", "1 threads"],
-        "three convolutions, 1 busy processes": ["2 threads", "1 threads"],
+        "three convolutions, alone": ["two threads", "one thread"],
+        "three convolutions, beside a busy process": ["two threads", "one thread"],
     }
     assert {group: list(rows) for group, rows in found.items()} == names
     assert list(found) == list(names)
@@ -342,7 +342,7 @@ def test_remedies_compare_both_models_and_threads(mnist, compared):
     for first in 0, 3:
         every = compared[first][0]
         for pair, _, _ in compared[first + 1 : first + 3]:
-            assert pair == {"2 threads": (2, every["index_select"]), "1 threads": (1, every["index_select"])}
+            assert pair == {"two threads": (2, every["index_select"]), "one thread": (1, every["index_select"])}
 
 
 def test_remedies_in_short_leave_out_what_is_dear(mnist, compared):
@@ -435,5 +435,5 @@ def test_options_are_explained(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    for words in ("remedies for a slow training loop", "the race to 99 %", "the JSON file to write"):
+    for words in ("remedies for a slow training loop", "the whole benchmark", "the JSON file to write"):
         assert words in text

@@ -144,7 +144,7 @@ class FenceItem(TestBlock):
         elif want is not None and not got.strip():
             yield f"{want.where}: the page shows an output, but the fence printed nothing"
         elif want is not None:
-            if difference := compare.text(want.text, got, ellipsis=bool(self.fence.raises)):
+            if difference := compare.text(want.text, got, kind, ellipsis=bool(self.fence.raises)):
                 yield f"{want.where}: the output differs (- the page, + this run)\n{difference}"
             elif self.fence.raises and want.text.rstrip().endswith(f"{self.fence.raises}: ..."):
                 yield f"{want.where}: an expected failure names its message, not only '...'"

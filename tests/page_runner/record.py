@@ -35,7 +35,7 @@ def committed(docs: Path, figure: pages.Figure) -> tuple[str | None, str | None]
     return tuple(file.read_text(encoding="utf-8") if file.is_file() else None for file in files)
 
 
-# Pages: outputs and figures, only where they differ by more than what the page shows.
+# Pages: outputs and figures, only where they differ.
 
 
 def rewrite(page: pages.Page, results: dict[str, Result], kind: str) -> None:
@@ -50,7 +50,7 @@ def _markdown(page: pages.Page, results: dict[str, Result], kind: str) -> None:
     lines = old.split("\n")
     for fence in reversed(page.fences):
         got, want = printed(results[fence.id]), fence.expected(kind)
-        if want and got.strip() and not compare.text(want.text, got, ellipsis=bool(fence.raises)):
+        if want and got.strip() and not compare.text(want.text, got, kind, ellipsis=bool(fence.raises)):
             continue
         if want and kind != "cpu" and "" in fence.outputs:  # this device differs: one output for each
             own = ["", *_tab(kind.upper(), got, want.indent)] if got.strip() else []
@@ -108,7 +108,7 @@ def _notebook(page: pages.Page, results: dict[str, Result], kind: str) -> None:
     for fence in page.fences:
         cell, got, want = notebook["cells"][fence.start], printed(results[fence.id]), fence.expected(kind)
         text = got
-        if want and got.strip() and not compare.text(want.text, got):
+        if want and got.strip() and not compare.text(want.text, got, kind):
             text = want.text
         outputs = []
         if text.strip():

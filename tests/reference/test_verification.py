@@ -42,6 +42,24 @@ def test_a_fence_that_never_ends_is_named(text):
         list(fences(text))
 
 
+@pytest.mark.parametrize(
+    "fence",
+    [f"  {T}python\n1 / 0\n  {T}", "~~~python\n1 / 0\n~~~", f"> {T}python\n> 1 / 0\n> {T}", f"- {T}python\n  1 / 0\n  {T}",
+     f"12. {T}python\n    1 / 0\n    {T}", f"- a\n\n    {T}\n    1 / 0\n    {T}"],
+)  # fmt: skip
+def test_a_fence_that_would_not_be_read_is_refused(fence):
+    """All of them are fences to CommonMark."""
+    text = f"Prose.\n\n{fence}\n"
+    assert [t.content for t in MarkdownIt().parse(text) if t.type == "fence"] == ["1 / 0\n"]
+    line = 3 + fence.count("\n", 0, fence.index("1 / 0")) - 1
+    with pytest.raises(ValueError, match=rf"^line {line}: a fence begins with {T}$"):
+        check(text)
+
+
+def test_a_fence_inside_a_fence_is_text():
+    assert [body for *_, body in fences(f"{T}text\n ~~~\n> {T}\n{T}\n")] == [f" ~~~\n> {T}\n"]
+
+
 def test_an_output_belongs_to_the_code_above_it():
     found = examples(document("a\n", ">1\n", "b\n", "c\n", ">2\n3\n"))
     assert found == [Example(3, "a\n", "1\n"), Example(15, "b\n", ""), Example(21, "c\n", "2\n3\n")]
@@ -158,13 +176,26 @@ def test_files_are_checked_one_after_the_other(tmp_path, monkeypatch, capsys):
     ]
 
 
-@pytest.mark.parametrize(("text", "status"), [(document("x = 1\n"), 0), (document("x\n"), 1), (None, 0)])
+@pytest.mark.parametrize(("text", "status"), [(document("x = 1\n"), 0), (document("x\n"), 1)])
 def test_the_exit_status_makes_it_a_step_of_a_test_run(tmp_path, monkeypatch, capsys, text, status):
     file = tmp_path / "a.md"
-    file.write_text(text or "", encoding="utf-8")
-    names = [str(file)] if text else []
-    monkeypatch.setattr(sys, "argv", ["verification.py", *names])
+    file.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["verification.py", str(file)])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(verification.__file__, run_name="__main__")
     assert int(ended.value.code) == status
-    assert ("usage:" in capsys.readouterr().out) is (text is None)
+
+
+def test_nothing_to_check_is_an_error():
+    with pytest.raises(SystemExit, match=r"^expected the names of documents, got none$"):
+        verification.main([])
+
+
+def test_without_names_it_shows_what_it_notices(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["verification.py"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(verification.__file__, run_name="__main__")
+    assert ended.value.code is None
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:-1] == [f"{T}python", "print(2 / 3)", T, f"{T}text", "0.666", T]
+    assert lines[-1].startswith(r"line 1: expected '0.666\n', got '0.66666")

@@ -26,7 +26,7 @@ IMPORTS = '```python\n--8<-- "snippets/part/topic.py:imports"\n```\n'
 
 def test_expands_as_pymdownx_does(project):
     project.write("snippets/part/topic.py", MODULE)
-    page = project.page(IMPORTS, '??? note "More"\n\n    ' + AREA.replace("\n", "\n    ").rstrip(), "print(area(1))", "> 3.14")
+    page = project.page(IMPORTS, '??? note "More"\n\n    ' + AREA.replace("\n", "\n    ").rstrip(), "print(f'{area(1):.2f}')", "> 3.14")
     whole = markdown.Markdown(
         extensions=["pymdownx.snippets"],
         extension_configs={"pymdownx.snippets": pages.snippet_options(project.root)},

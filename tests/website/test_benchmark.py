@@ -14,10 +14,10 @@ ROW = {"name": "a <loop>", "cpu": [1.5, 2.0, 3.25], "wall": [2.0, 2.5, 3.0]}
 
 @pytest.fixture
 def root(tmp_path):
-    """A project with two modules and no record."""
+    """A project with three modules and no record."""
     folder = tmp_path / "snippets" / "hardware"
     folder.mkdir(parents=True)
-    for name in ("mnist_99.py", "benchmark.py"):
+    for name in ("mnist_99.py", "benchmark.py", "speed.py"):
         shutil.copy(benchmark.ROOT / "snippets" / "hardware" / name, folder)
     return tmp_path
 
@@ -28,11 +28,12 @@ def out(root):
 
 
 def change(root, name, section):
-    """Edit a section of a module."""
+    """Edit a section of a module, or a function that is no section."""
     module = root / "snippets" / "hardware" / name
     text = module.read_text(encoding="utf-8")
-    assert f"[start:{section}]\n" in text
-    module.write_text(text.replace(f"[start:{section}]\n", f"[start:{section}]\n# changed\n"), encoding="utf-8")
+    edited = re.sub(rf"(\[start:{section}\]|^def {section}\(.*)\n", r"\g<0>    # changed\n", text, count=1, flags=re.MULTILINE)
+    assert edited != text
+    module.write_text(edited, encoding="utf-8")
 
 
 def balanced(html: str) -> bool:
@@ -92,10 +93,13 @@ def test_parts_of_another_machine_or_version_leave(root, out, key):
         ("benchmark.py", "example", {"race"}),
         ("benchmark.py", "laps", {"race"}),
         ("benchmark.py", "seeds", set()),
+        ("speed.py", "by-hand", {"remedies"}),
+        ("speed.py", "ways", {"remedies"}),
+        ("speed.py", "main", set()),
     ],
 )
 def test_a_part_notices_changes_of_the_code_that_measured_it(root, name, section, changed):
-    parts = ("race", "shares", "limit")
+    parts = ("race", "shares", "limit", "remedies")
     before = {part: benchmark.digest(root, part) for part in parts}
     change(root, name, section)
     assert {part for part in parts if benchmark.digest(root, part) != before[part]} == changed
@@ -104,7 +108,8 @@ def test_a_part_notices_changes_of_the_code_that_measured_it(root, name, section
 def test_a_section_that_is_gone_is_a_change(root):
     before = benchmark.digest(root, "limit")
     module = root / "snippets" / "hardware" / "mnist_99.py"
-    module.write_text(module.read_text(encoding="utf-8").replace(":floor]", ":other]"), encoding="utf-8")
+    text = module.read_text(encoding="utf-8").replace(":floor]", ":other]").replace("def floor(", "def other(")
+    module.write_text(text, encoding="utf-8")
     assert benchmark.digest(root, "limit") != before
 
 
@@ -136,6 +141,16 @@ def test_tables_are_accessible_and_balanced(root, out):
     assert "95 GFLOP and 6.7 GB" in html
     assert "80.3 GFLOP/s in float32, 1.3 in bfloat16, and 17.6 GB/s" in html
     assert html.index("Time to an accuracy") < html.index("What each part is worth") < html.index("Distance from")
+
+
+def test_one_part_can_be_drawn_by_itself(root, out):
+    for part in "remedies", "shares":
+        benchmark.save(str(out), part, [ROW], "cpu", root)
+    html = benchmark.block(root, "remedies")
+    assert balanced(html)
+    assert html.count("<caption>") == 1
+    assert "Remedies for a training loop" in html
+    assert benchmark.block(root).count("<caption>") == 2
 
 
 def test_bars_are_shares_of_the_longest():
