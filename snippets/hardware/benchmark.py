@@ -121,7 +121,7 @@ def scores(models: list, x: Tensor, y: Tensor, border=2, **_) -> dict:
 # --8<-- [end:seeds]
 
 
-STEPS = {0.955: 24, 0.98: 70, 0.99: 280}  # of the recipe, chosen on validation images
+STEPS = {0.955: 24, 0.98: 60, 0.99: 280}  # of the recipe, chosen on validation images
 
 
 def row(name: str, ratio: Iterable, times: float = 1.0, **more) -> dict:

@@ -91,7 +91,7 @@ def triangle(time: float, top: float = 0.3) -> float:
 
 
 # --8<-- [start:train]
-def train(model: nn.Module, feed: Iterable, steps: int, peak: float = 0.01,
+def train(model: nn.Module, feed: Iterable, steps: int, peak: float = 0.015,
           schedule=triangle, smoothing: float = 0.1, bfloat16: bool = False,
           fused: bool = True) -> nn.Module:
     """Take a step on each batch (x, y) of the feed; return the model."""
@@ -110,7 +110,7 @@ def train(model: nn.Module, feed: Iterable, steps: int, peak: float = 0.01,
 # --8<-- [start:recipe]
 def recipe(x: Tensor, y: Tensor, steps: int = 280, **options) -> nn.Module:
     """Train on bytes (n, 1, h, w) and labels; options go to train."""
-    model = network(whitening(x[:500]), x.shape[-1]).to(x.device)
+    model = network(whitening(x[:100]), x.shape[-1]).to(x.device)
     return train(model.train(), batches(x, y, steps), steps, **options)
 # --8<-- [end:recipe]
 
@@ -148,7 +148,7 @@ def variant(pictures: Tensor, y: Tensor, border: int = 2, frozen=True,
             **options) -> nn.Module:
     """The recipe on bytes (n, 28, 28), with a part of it left out."""
     x = crop(pictures, border)
-    first = whitening(x[:500]) if white else nn.Conv2d(1, 24, 5)
+    first = whitening(x[:100]) if white else nn.Conv2d(1, 24, 5)
     model = network(first.requires_grad_(not frozen or not white), x.shape[-1])
     if not norm:
         model[5] = nn.Identity()

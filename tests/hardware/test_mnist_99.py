@@ -229,7 +229,7 @@ def feed(steps: int = 6):
 def test_train_is_adam_with_a_scheduler_on_the_smoothed_loss():
     model, other = linear(), linear()
     assert train(model, feed(), 6) is model
-    adam = torch.optim.Adam(other.parameters(), lr=0.01, betas=(0.7, 0.9), fused=False)
+    adam = torch.optim.Adam(other.parameters(), lr=0.015, betas=(0.7, 0.9), fused=False)
     schedule = LambdaLR(adam, lambda step: min((step + 0.5) / 1.8, (5.5 - step) / 4.2))
     for x, y in feed():
         adam.zero_grad()
@@ -290,12 +290,12 @@ def test_frozen_weights_stay():
 # recipe, accuracy, variants
 
 
-def test_the_recipe_whitens_by_500_pictures_and_trains_in_training_mode():
+def test_the_recipe_whitens_by_100_pictures_and_trains_in_training_mode():
     x = crop(noise(600))
     torch.manual_seed(0)
     model = recipe(x, labels(600), steps=3)
-    assert torch.equal(model[0].weight, whitening(x[:500]).weight)
-    assert not torch.equal(model[0].weight, whitening(x[:499]).weight)
+    assert torch.equal(model[0].weight, whitening(x[:100]).weight)
+    assert not torch.equal(model[0].weight, whitening(x[:99]).weight)
     assert model.training
     assert model[5].num_batches_tracked == 3
 
@@ -304,8 +304,8 @@ def test_the_recipe_takes_280_steps_and_passes_options_on(monkeypatch):
     seen = {}
     monkeypatch.setattr(mnist_99, "train", lambda model, feed, steps, **options: seen.update(
         options, steps=steps, batches=sum(1 for _ in feed)))
-    recipe(crop(noise()), labels(), peak=0.02)
-    assert seen == {"steps": 280, "batches": 280, "peak": 0.02}
+    recipe(crop(noise()), labels(), peak=0.03)
+    assert seen == {"steps": 280, "batches": 280, "peak": 0.03}
 
 
 def test_accuracy_counts_over_batches_in_eval_mode():
