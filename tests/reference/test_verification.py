@@ -165,7 +165,8 @@ def test_files_are_checked_one_after_the_other(tmp_path, monkeypatch, capsys):
     (tmp_path / "good.md").write_text(document("print('ü')\n", ">ü\n"), encoding="utf-8")
     (tmp_path / "bad.md").write_text(document("print(1)\n", ">2\n", "1 / 0\n"), encoding="utf-8")
     (tmp_path / "odd.md").write_text(f"{T}\n", encoding="utf-8")
-    assert verification.main(["good.md", "bad.md", "odd.md"]) == 3
+    (tmp_path / "torn.md").write_text(document("x = = 2\n"), encoding="utf-8")
+    assert verification.main(["good.md", "bad.md", "odd.md", "torn.md"]) == 4
     assert capsys.readouterr().out.splitlines() == [
         "good.md: 0 problems",
         "bad.md, line 3: expected '2\\n', got '1\\n'",
@@ -173,6 +174,8 @@ def test_files_are_checked_one_after_the_other(tmp_path, monkeypatch, capsys):
         "bad.md: 2 problems",
         "odd.md, line 1: this fence never ends",
         "odd.md: 1 problems",
+        "torn.md, line 4: SyntaxError: invalid syntax (torn.md, line 4)",
+        "torn.md: 1 problems",
     ]
 
 
@@ -199,3 +202,5 @@ def test_without_names_it_shows_what_it_notices(monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[:-1] == [f"{T}python", "print(2 / 3)", T, f"{T}text", "0.666", T]
     assert lines[-1].startswith(r"line 1: expected '0.666\n', got '0.66666")
+    verification.demo()
+    assert capsys.readouterr().out.splitlines() == lines
