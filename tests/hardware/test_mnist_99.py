@@ -354,6 +354,9 @@ def test_variants_leave_out_what_they_say(monkeypatch):
     assert [type(layer) for layer in white[:2]] == [nn.BatchNorm2d, nn.Conv2d]
     assert white[1].weight.requires_grad
     assert not white[0].affine
+    torch.manual_seed(0)
+    drawn = nn.Conv2d(1, 24, 5).weight
+    assert torch.equal(varied(steps=0, white=False)[1].weight, drawn)
     assert type(varied(norm=False)[5]) is nn.Identity
     assert varied(layout=torch.contiguous_format)[3].weight.is_contiguous()
     assert not torch.equal(varied(smoothing=0.0)[10].weight, varied()[10].weight)
@@ -388,6 +391,14 @@ def test_a_compiled_variant_trains_the_compiled_model_and_returns_the_plain_one(
     assert calls == ["reset", "compile"]
     assert all(map(torch.equal, weights(model), weights(varied())))
     assert type(model[0]) is nn.Conv2d
+
+
+def test_a_variant_takes_280_steps_and_compiles_nothing_unless_asked(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch, "compile", lambda model: seen.append("compile"))
+    monkeypatch.setattr(mnist_99, "train", lambda model, feed, steps: seen.extend([steps, sum(1 for _ in feed)]))
+    variant(noise(), labels())
+    assert seen == [280, 280]
 
 
 def test_left_out_names_options_that_train():
