@@ -187,7 +187,7 @@ def test_the_sitemap_has_the_days_of_the_changes(site):
                 break
             below += element.find_all("a")
         for link in below:
-            url = urljoin(checks.home(site) + page.name, link["href"])
+            url, _ = urldefrag(urljoin(checks.home(site) + page.name, link["href"]))
             days.setdefault(re.sub("index.html$", "", url), heading.get_text()[:10])
     space = {"": "http://www.sitemaps.org/schemas/sitemap/0.9"}
     urls = ElementTree.parse(site / "sitemap.xml").findall("url", space)
