@@ -1,7 +1,7 @@
 """The benchmark: how long training takes to an accuracy, and what saved it.
 
 One thread; seconds of CPU time and by the wall clock. A part is a table of
-rows. Page: hardware/benchmark. All parts, about half an hour; remedies on a part of the data:
+rows. Page: hardware/benchmark. All parts take about half an hour:
 python -m snippets.hardware.benchmark records/speed/cpu.json
 """
 

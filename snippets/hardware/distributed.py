@@ -149,7 +149,6 @@ def work(folder: Path, kill_at: int = 0) -> None:
     """
     device, last = start(), folder / "last.pt"
     folder.mkdir(parents=True, exist_ok=True)
-
     rank, world = dist.get_rank(), dist.get_world_size()
     begun = torch.load(last)["step"] if last.exists() else 0
 
